@@ -1,0 +1,56 @@
+"""COVID-19-CT-Seg: 20 CT volumes with left lung, right lung and infection (papers ramesh2021, gaikwad2020, yang2021).
+
+Source: Zenodo 10.5281/zenodo.3757476 (CC BY 4.0), open download; paper: Ma et al., Medical Physics 2021, 10.1002/mp.14676.
+
+Layout taken (as the four archives unpack, each into a folder of its own name):
+    COVID-19-CT-Seg_20cases/<case>.nii.gz       the volumes
+    Lung_Mask/<case>.nii.gz                     1 left lung, 2 right lung
+    Infection_Mask/<case>.nii.gz                1 infection
+    Lung_and_Infection_Mask/<case>.nii.gz       1 left lung, 2 right lung, 3 infection
+
+Quirks handled here:
+- coronacases_* are in HU; radiopaedia_* were windowed to [-1250, 250] HU and stretched to grey values 0..255. The column
+  `expected_units` says which; `volumes.read_volume` tells by the values, and the verifier compares the two.
+- Where only Lung_and_Infection_Mask is there, lung and lesion come from it; the sides cannot (the infected part of a lung has
+  lost its side), so left_lung and right_lung are None then.
+- One volume is one patient, as far as is known.
+"""
+
+from covidcxr.datasets.base import Dataset
+from covidcxr.datasets.images import VOLUME_SUFFIXES, stem
+
+IMAGES, LUNGS, INFECTION, BOTH = "COVID-19-CT-Seg_20cases", "Lung_Mask", "Infection_Mask", "Lung_and_Infection_Mask"
+WINDOW = (-1250.0, 250.0)  # HU at grey values 0 and 255 of the windowed volumes, as the set's page states
+
+
+class COVID19CTSeg(Dataset):
+    LABELS = {"left_lung": ("left_lung", (1,)), "right_lung": ("right_lung", (2,)), "lung": ("lung", (1, 2, 3)),
+              "lesion": ("lesion", None)}
+    EXPECTED_LABELS = {"lung": (0, 1, 2, 3), "left_lung": (0, 1, 2), "right_lung": (0, 1, 2), "lesion": (0, 1, 2, 3)}
+
+    def _rows(self) -> list[dict]:
+        rows = []
+        for path in sorted((self.folder / IMAGES).glob("*.nii*")):
+            if not path.name.endswith(VOLUME_SUFFIXES):
+                continue
+            lung, lesion, both = (self._mask(folder, path.name) for folder in (LUNGS, INFECTION, BOTH))
+            rows.append({
+                "case": stem(path), "patient": stem(path), "modality": "CT", "view": "volume", "finding": "COVID-19",
+                "image": f"{IMAGES}/{path.name}", "lung": lung or both, "left_lung": lung, "right_lung": lung,
+                "lesion": lesion or both, "licence": "synthetic" if self.phantom else "CC BY 4.0",
+                "source": "covidcxr.phantom" if self.phantom else "Zenodo 3757476",
+                "expected_units": "windowed" if path.name.startswith("radiopaedia") else "HU", "lung_and_infection": both,
+            })
+        return rows
+
+    def _mask(self, folder: str, name: str) -> str | None:
+        return f"{folder}/{name}" if (self.folder / folder / name).is_file() else None
+
+    def volume_mask(self, case: str, kind: str):
+        self._check_kind(kind)
+        row = self.row(case)
+        if kind == "lesion" and row["lesion"] is not None and row["lesion"] == row["lung_and_infection"]:
+            from covidcxr import volumes
+
+            return volumes.read_mask(self.folder / row["lesion"], self.volume(case)) == 3
+        return super().volume_mask(case, kind)

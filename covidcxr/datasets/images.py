@@ -1,0 +1,99 @@
+"""Reading radiographs, slices and masks stored as ordinary pictures."""
+
+from pathlib import Path
+
+import numpy as np
+
+from covidcxr.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VOLUME_SUFFIXES = (".nii.gz", ".nii")
+# ITU-R BT.601 weights of luminance, as Pillow and OpenCV use them
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def is_volume(path: str | Path) -> bool:
+    return str(path).lower().endswith(VOLUME_SUFFIXES)
+
+
+def stem(path: str | Path) -> str:
+    """File name without its suffix; ".nii.gz" counts as one suffix and other dots belong to the name."""
+    name = Path(path).name
+    for suffix in VOLUME_SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name.rpartition(".")[0] or name
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """Stored pixels: uint8 or uint16 (H, W), or uint8 (H, W, 3) or (H, W, 4). Palettes are resolved to colours.
+
+    Raises:
+        InputError: missing, not a picture, truncated, or of an unreasonable size.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.mode in ("P", "PA"):
+                picture = picture.convert("RGBA" if "transparency" in picture.info or picture.mode == "PA" else "RGB")
+            elif picture.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
+                picture = picture.convert("L" if picture.mode == "1" else "RGB")
+            pixels = np.asarray(picture)
+    except FileNotFoundError:
+        raise InputError(f"{path}: the image is missing") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image ({type(error).__name__}: {error}). Fetch or copy it again.") from error
+    if pixels.dtype == np.int32:  # Pillow's mode "I" holds 16-bit values
+        if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+            raise InputError(f"{path}: 32-bit integer pixels outside 0..65535; save it as 8- or 16-bit grey")
+        pixels = pixels.astype(np.uint16)
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3):
+        raise InputError(f"{path}: pixels of type {pixels.dtype} and shape {pixels.shape}; 8- or 16-bit grey or colour is expected")
+    return pixels
+
+
+def to_luminance(pixels: np.ndarray) -> np.ndarray:
+    """float32 (H, W) in [0, 1] from stored pixels; grey pictures stored as colours keep their exact values; alpha is ignored."""
+    full = np.float32(np.iinfo(pixels.dtype).max)
+    if pixels.ndim == 3 and pixels.shape[2] == 2:  # grey and alpha
+        pixels = pixels[:, :, 0]
+    if pixels.ndim == 3:
+        colours = pixels[:, :, :3]
+        if is_grey(colours):
+            pixels = colours[:, :, 0]
+        else:
+            return np.minimum(colours.astype(np.float32) @ (_LUMINANCE / full), np.float32(1))
+    return pixels.astype(np.float32) / full
+
+
+def is_grey(colours: np.ndarray) -> bool:
+    return bool((colours[:, :, 0] == colours[:, :, 1]).all() and (colours[:, :, 1] == colours[:, :, 2]).all())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Radiograph or slice as float32 (H, W) in [0, 1]: luminance of colour pictures (BT.601), alpha ignored."""
+    return to_luminance(read_pixels(path))
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the picture's header, without decoding it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except FileNotFoundError:
+        raise InputError(f"{path}: the image is missing") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image ({type(error).__name__}: {error}). Fetch or copy it again.") from error
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Label picture as uint8 or uint16 (H, W); a colour picture must be grey (R = G = B), alpha is ignored."""
+    pixels = read_pixels(path)
+    if pixels.ndim == 3:
+        if pixels.shape[2] >= 3 and not is_grey(pixels):
+            raise InputError(f"{path}: a mask must be grey, but this picture has colours")
+        pixels = pixels[:, :, 0]
+    return pixels
