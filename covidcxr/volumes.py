@@ -100,8 +100,7 @@ def volume_from_array(voxels: np.ndarray, affine: np.ndarray, units: Units | Non
     if voxels.dtype != np.int16:
         _check_range(float(voxels.min()), float(voxels.max()), np.int16, path)
         voxels = voxels.astype(np.int16)
-    volume = _assemble(voxels, _check_affine(np.asarray(affine, float), path), Path(path), None, [])
-    return volume if units is None else replace(volume, units=units)
+    return _assemble(voxels, _check_affine(np.asarray(affine, float), path), Path(path), None, [], units)
 
 
 def read_mask(path: Path | str, like: Volume, tolerance_mm: float | None = None) -> np.ndarray:
@@ -285,7 +284,7 @@ def _short(affine: np.ndarray) -> str:
 # --- voxels -----------------------------------------------------------------------------------------------------------
 
 
-def _assemble(raw: np.ndarray, affine: np.ndarray, path: Path, window, notes: list[str]) -> Volume:
+def _assemble(raw: np.ndarray, affine: np.ndarray, path: Path, window, notes: list[str], units: Units | None = None) -> Volume:
     from nibabel import io_orientation
 
     low, high = _extremes(raw)
@@ -295,12 +294,12 @@ def _assemble(raw: np.ndarray, affine: np.ndarray, path: Path, window, notes: li
     canonical = _canonical_affine(affine, orientation, raw.shape)
     voxels = _reorient(raw, orientation)
     spacing = tuple(float(s) for s in np.linalg.norm(canonical[:3, :3], axis=0))
-    units = detect_units(voxels)
-    if units == "windowed":
+    detected = units or detect_units(voxels)
+    if units is None and detected == "windowed":
         notes.append(f"not in HU: grey values 0 to 255 (found {low} to {high}); name the window to re-derive HU")
-    elif units == "unknown":
+    elif units is None and detected == "unknown":
         notes.append(f"not recognised as HU: values {low} to {high} without the air or the soft tissue of a chest CT")
-    volume = Volume(voxels, spacing, canonical, units, path, None, tuple(notes))
+    volume = Volume(voxels, spacing, canonical, detected, path, None, tuple(notes))
     for note in notes:
         if "grey values" not in note or window is None:
             warnings.warn(f"{path}: {note}", VolumeWarning, stacklevel=3)
