@@ -1,0 +1,183 @@
+"""The parameters of a notebook: read from its tagged cell, checked before a kernel starts.
+
+papermill accepts a mistyped name with exit code 0 and checks no type, so the cell tagged `parameters` is taken as the schema:
+one annotated assignment a line,
+
+    modes: list[str] = ["sum", "mean"]   # what to compute
+    view: Literal["frontal", "lateral"] = "frontal"
+
+of the types bool, int, float, str, list[...] of these, and Literal[...].
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from covidcxr.errors import ParameterError
+
+SCALARS = {"bool": bool, "int": int, "float": float, "str": str}
+TAG = "parameters"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its name, its type as written, its default and the comment beside it."""
+
+    name: str
+    annotation: str
+    default: Any
+    comment: str
+
+    def check(self, value: Any, where: str) -> Any:
+        """The value in this parameter's type.
+
+        An int is taken for a float; nothing else is converted.
+
+        Raises:
+            ParameterError: the value has another type, or is not one of the allowed ones.
+        """
+        node = ast.parse(self.annotation, mode="eval").body
+        if isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "Literal":
+            choices = ast.literal_eval(node.slice)
+            choices = choices if isinstance(choices, tuple) else (choices,)
+            if not any(value == choice and type(value) is type(choice) for choice in choices):
+                hint = did_you_mean(str(value), [str(choice) for choice in choices])
+                raise ParameterError(f"{where}: {self.name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{hint}")
+            return value
+        if isinstance(node, ast.Subscript):
+            if not isinstance(value, list):
+                raise ParameterError(f"{where}: {self.name} must be {self.annotation}, got {_described(value)}.")
+            return [self._scalar(item, ast.unparse(node.slice), where) for item in value]
+        return self._scalar(value, self.annotation, where)
+
+    def parse(self, text: str, where: str) -> Any:
+        """The value of a text given on the command line (`--set stage.name=text`), read as YAML."""
+        if self.annotation == "str":
+            return text
+        try:
+            # YAML 1.1 takes 1e-3 for a text, because it has no dot; on a command line a number is meant.
+            value = float(text) if self.annotation == "float" else yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError):
+            raise ParameterError(f"{where}: {self.name} must be {self.annotation}, got {text!r}.") from None
+        return self.check(value, where)
+
+    def _scalar(self, value: Any, type_name: str, where: str) -> Any:
+        expected = SCALARS[type_name]
+        if expected is float and type(value) is int:
+            return float(value)
+        if type(value) is not expected:
+            hint = ""
+            if expected is float and isinstance(value, str) and _is_number(value):
+                hint = f" YAML reads {value} as a text: write it with a dot, as in {float(value):.1e}."
+            raise ParameterError(f"{where}: {self.name} must be {self.annotation}, got {_described(value)}.{hint}")
+        return value
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """A notebook's JSON.
+
+    Raises:
+        ParameterError: the file is missing or is no notebook.
+    """
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(notebook["cells"], list):
+            raise KeyError("cells")
+    except FileNotFoundError:
+        raise ParameterError(f"Notebook {path} is not there.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParameterError(f"{path} is no notebook that can be read ({error}).") from None
+    return notebook
+
+
+def read_parameters(path: Path) -> dict[str, Parameter]:
+    """The parameters of a notebook, by name.
+
+    Raises:
+        ParameterError: no cell, or more than one, is tagged `parameters`, or that cell is not a list of annotated assignments
+            of constants.
+    """
+    cells = [cell for cell in read_notebook(path)["cells"] if TAG in cell.get("metadata", {}).get("tags", [])]
+    if len(cells) != 1:
+        raise ParameterError(
+            f"{path.name} has {len(cells)} cells tagged `{TAG}`, it needs one: without it papermill lets the notebook's own "
+            "values win over those it is given. In JupyterLab: property inspector → Cell Tags."
+        )
+    source = "".join(cells[0]["source"])
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ParameterError(f"{path.name}: the parameters cell is not Python ({error.msg}, line {error.lineno}).") from None
+    found = {}
+    for statement in statements:
+        if isinstance(statement, ast.ImportFrom) and statement.module == "typing":
+            continue
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
+        parameter = _read_assignment(statement, source, path)
+        found[parameter.name] = parameter
+    return found
+
+
+def check_names(names: Iterable[str], known: Iterable[str], what: str, where: str) -> None:
+    """Refuse unknown names, with a suggestion.
+
+    Raises:
+        ParameterError: a name is not among the known ones.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ParameterError(f"{where}: unknown {what} {name!r}.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _read_assignment(statement: ast.stmt, source: str, path: Path) -> Parameter:
+    where = f"{path.name}, parameters cell, line {statement.lineno}"
+    if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None):
+        raise ParameterError(f"{where}: expected `name: type = constant`, found `{ast.unparse(statement)}`.")
+    annotation = ast.unparse(statement.annotation)
+    if not _is_known_type(statement.annotation):
+        raise ParameterError(
+            f"{where}: type {annotation} is not among bool, int, float, str, list[…] of these, and Literal[…]."
+        )
+    try:
+        default = ast.literal_eval(statement.value)
+    except ValueError:
+        raise ParameterError(f"{where}: the default `{ast.unparse(statement.value)}` is not a constant.") from None
+    line = source.splitlines()[(statement.end_lineno or statement.lineno) - 1]
+    comment = line[statement.end_col_offset or 0:].partition("#")[2].strip()
+    parameter = Parameter(statement.target.id, annotation, default, comment)
+    return Parameter(parameter.name, annotation, parameter.check(default, where), comment)
+
+
+def _is_known_type(node: ast.expr) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in SCALARS
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        return node.value.id == "Literal" or (node.value.id == "list" and getattr(node.slice, "id", "") in SCALARS)
+    return False
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _described(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"
