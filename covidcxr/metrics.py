@@ -1,0 +1,134 @@
+"""Overlap, agreement and intervals. Every empty case is explicit.
+
+Masks are bool arrays of one shape; scores are floats in [0, 1] or NaN where the rule for empty masks says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from covidcxr.errors import InputError
+
+EmptyRule = Literal["skip", "one", "zero"]
+"""Score of a pair in which both masks are empty: `skip` gives NaN (leave the image out), `one` counts it as right, `zero` as
+wrong. A pair in which one of the two is empty scores 0 under every rule."""
+
+
+def iou(predicted: np.ndarray, truth: np.ndarray, *, empty: EmptyRule) -> float:
+    """Intersection over union of two masks (Jaccard index)."""
+    _check_pair(predicted, truth)
+    union = np.count_nonzero(predicted | truth)
+    return np.count_nonzero(predicted & truth) / union if union else _empty_score(empty)
+
+
+def dice(predicted: np.ndarray, truth: np.ndarray, *, empty: EmptyRule) -> float:
+    """Dice coefficient of two masks, 2 |A ∩ B| / (|A| + |B|)."""
+    _check_pair(predicted, truth)
+    total = np.count_nonzero(predicted) + np.count_nonzero(truth)
+    return 2 * np.count_nonzero(predicted & truth) / total if total else _empty_score(empty)
+
+
+def pixel_agreement(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """The score that ramesh2021's released code reports as "IoU": pixels on which both masks say the same, background included.
+
+    With n agreeing pixels of u it is n / (2u − n): the Jaccard index of the two images taken as sets of (pixel, value) pairs. It
+    is high wherever lesions are small, also for a predictor that finds nothing.
+    """
+    _check_pair(predicted, truth)
+    agreeing = np.count_nonzero(predicted == truth)
+    return agreeing / (2 * predicted.size - agreeing)
+
+
+def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and Student-t interval of independent values: the method ramesh2021 names for its margins. Returns (mean, low, high)."""
+    from scipy import stats
+
+    values = _finite(values)
+    if values.size < 2:
+        raise InputError(f"A t interval needs at least two values, got {values.size}.")
+    mean = float(values.mean())
+    margin = float(stats.t.ppf((1 + level) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size))
+    return mean, mean - margin, mean + margin
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927), sound also for 0 of n and n of n."""
+    from scipy import stats
+
+    if n < 1 or not 0 <= successes <= n:
+        raise InputError(f"A proportion needs 0 <= successes <= n and n >= 1, got {successes} of {n}.")
+    z = stats.norm.ppf((1 + level) / 2)
+    centre = (successes + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * np.sqrt(successes * (n - successes) / n + z**2 / 4)
+    # At the ends the bound is 0 or 1 by algebra; rounding must not put it beyond.
+    return (0.0 if successes == 0 else float(centre - half), 1.0 if successes == n else float(centre + half))
+
+
+def cluster_bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    clusters: Sequence[object] | np.ndarray,
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval that resamples whole clusters, since images of one patient are not independent.
+
+    Args:
+        statistic: takes an int array of row numbers (with repeats) and returns the number; NaN where it has none.
+        clusters: (N,) cluster (patient, volume) of each row.
+
+    Returns:
+        (low, high). Resamples without a statistic are left out.
+
+    Raises:
+        InputError: fewer than two clusters, or no resample had a statistic.
+    """
+    labels, cluster_of_row = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    if labels.size < 2:
+        raise InputError(f"A bootstrap over clusters needs at least two of them, got {labels.size}.")
+    order = np.argsort(cluster_of_row, kind="stable")
+    rows = np.split(order, np.cumsum(np.bincount(cluster_of_row))[:-1])
+    random = np.random.default_rng(seed)
+    draws = np.array([
+        statistic(np.concatenate([rows[cluster] for cluster in random.integers(0, labels.size, labels.size)]))
+        for _ in range(resamples)
+    ], dtype=float)
+    draws = draws[np.isfinite(draws)]
+    if draws.size == 0:
+        raise InputError("No bootstrap resample had a statistic: every draw was NaN.")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray, clusters: Sequence[object] | np.ndarray, *, seed: int
+) -> tuple[float, float, float]:
+    """Mean of the finite values and its cluster bootstrap interval: (mean, low, high). NaN values are left out."""
+    values = np.asarray(values, dtype=float)
+    kept = np.isfinite(values)
+    values, clusters = values[kept], np.asarray(clusters, dtype=str)[kept]
+    if values.size == 0:
+        raise InputError("No finite value to take the mean of.")
+    return (float(values.mean()), *cluster_bootstrap(lambda rows: float(values[rows].mean()), clusters, seed=seed))
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    if not np.isfinite(values).all():
+        raise InputError(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are not finite; leave them out first.")
+    return values
+
+
+def _check_pair(predicted: np.ndarray, truth: np.ndarray) -> None:
+    if predicted.dtype != bool or truth.dtype != bool:
+        raise InputError(f"Masks must be bool, got {predicted.dtype} and {truth.dtype}.")
+    if predicted.shape != truth.shape:
+        raise InputError(f"Masks must have one shape, got {predicted.shape} and {truth.shape}.")
+
+
+def _empty_score(rule: EmptyRule) -> float:
+    return {"skip": float("nan"), "one": 1.0, "zero": 0.0}[rule]

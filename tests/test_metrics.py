@@ -1,0 +1,93 @@
+"""Scores and intervals against closed forms."""
+
+import numpy as np
+import pytest
+
+from covidcxr import metrics
+from covidcxr.errors import InputError
+
+
+def mask(*rows: str) -> np.ndarray:
+    return np.array([[character == "#" for character in row] for row in rows])
+
+
+def test_overlap_of_known_masks():
+    first, second = mask("##..", "##.."), mask(".##.", ".##.")
+    assert metrics.iou(first, second, empty="skip") == 2 / 6
+    assert metrics.dice(first, second, empty="skip") == 4 / 8
+
+
+@pytest.mark.parametrize("score", [metrics.iou, metrics.dice])
+def test_every_rule_for_empty_masks(score):
+    nothing, something = mask("..", ".."), mask("#.", "..")
+    assert np.isnan(score(nothing, nothing, empty="skip"))
+    assert score(nothing, nothing, empty="one") == 1
+    assert score(nothing, nothing, empty="zero") == 0
+    for rule in ("skip", "one", "zero"):
+        assert score(nothing, something, empty=rule) == score(something, nothing, empty=rule) == 0
+
+
+def test_pixel_agreement_rewards_finding_nothing():
+    """With a lesion on one pixel of 25, finding nothing agrees on a = 0.96 of the pixels and scores a / (2 - a)."""
+    truth = np.zeros((5, 5), bool)
+    truth[2, 2] = True
+    assert metrics.pixel_agreement(np.zeros_like(truth), truth) == pytest.approx(0.96 / 1.04)
+    assert metrics.pixel_agreement(truth, truth) == 1
+    assert metrics.pixel_agreement(~truth, truth) == 0
+
+
+def test_pixel_agreement_is_the_jaccard_index_of_pixel_value_pairs():
+    random = np.random.default_rng(0)
+    first, second = random.random((2, 8, 9)) < 0.4
+    pairs = [{(index, value) for index, value in np.ndenumerate(image)} for image in (first, second)]
+    assert metrics.pixel_agreement(first, second) == pytest.approx(len(pairs[0] & pairs[1]) / len(pairs[0] | pairs[1]))
+
+
+@pytest.mark.parametrize("bad", [(np.zeros((2, 2)), np.zeros((2, 2), bool)), (np.zeros((2, 2), bool), np.zeros((2, 3), bool))])
+def test_masks_of_another_kind_or_shape_are_refused(bad):
+    with pytest.raises(InputError, match="Masks must"):
+        metrics.iou(*bad, empty="one")
+
+
+def test_t_interval_gives_back_a_printed_margin():
+    """ramesh2021 prints 0.8056 ± 0.0266 for n = 40; 40 values with the SD that this implies must give that margin."""
+    values = np.random.default_rng(0).normal(size=40)
+    values = 0.8056 + (values - values.mean()) / values.std(ddof=1) * 0.0266 * np.sqrt(40) / 2.022691
+    mean, low, high = metrics.t_interval(values)
+    assert (mean, low, high) == pytest.approx((0.8056, 0.7790, 0.8322), abs=1e-6)
+
+
+@pytest.mark.parametrize(("successes", "n", "low", "high"), [(0, 10, 0.0, 0.27753), (5, 10, 0.23659, 0.76341), (10, 10, 0.72247, 1.0)])
+def test_wilson_interval_against_tabled_values(successes, n, low, high):
+    assert metrics.wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-5)
+
+
+def test_bootstrap_over_single_rows_agrees_with_the_normal_approximation():
+    values = np.random.default_rng(1).normal(3, 2, size=400)
+    mean, low, high = metrics.bootstrap_mean(values, range(400), seed=0)
+    error = values.std() / 20
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.25 * error)
+
+
+def test_bootstrap_resamples_patients_not_images():
+    """Ten copies of each of 40 patients carry no more information than one: the interval must not shrink."""
+    values = np.random.default_rng(2).normal(size=40)
+    _, low, high = metrics.bootstrap_mean(values, range(40), seed=0)
+    _, low_of_copies, high_of_copies = metrics.bootstrap_mean(np.repeat(values, 10), np.repeat(range(40), 10), seed=0)
+    assert (low_of_copies, high_of_copies) == pytest.approx((low, high))
+    _, naive_low, naive_high = metrics.bootstrap_mean(np.repeat(values, 10), range(400), seed=0)
+    assert naive_high - naive_low < 0.5 * (high - low)
+
+
+def test_bootstrap_is_seeded_and_leaves_out_nan():
+    values = np.random.default_rng(5).normal(size=30)
+    values[7] = np.nan
+    first, again, other = (metrics.bootstrap_mean(values, range(30), seed=seed) for seed in (3, 3, 4))
+    assert first == again != other
+    assert first[0] == pytest.approx(np.nanmean(values))
+
+
+def test_bootstrap_needs_two_clusters():
+    with pytest.raises(InputError, match="at least two"):
+        metrics.bootstrap_mean([1, 2, 3], ["one"] * 3, seed=0)
