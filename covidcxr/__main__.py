@@ -1,0 +1,135 @@
+"""The command line: python -m covidcxr run | status | report | data."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from covidcxr.errors import CovidcxrError, ParameterError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 well, 1 a stage failed, 2 wrong input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own, extra = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    parsed = _parser().parse_args(own)
+    if extra and parsed.command != "run":
+        print("Only `run` takes Snakemake options after --.", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        return parsed.run(parsed, extra)
+    except ParameterError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except CovidcxrError as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED if parsed.command == "execute" else EXIT_USAGE
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where this one stopped.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m covidcxr", description="A reproducible study kit for five papers on COVID-19 imaging.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="run a profile, or some stages of it and what they need")
+    run.add_argument("profile", help="smoke, demo, pilot, paper, or a file of your own in params/")
+    run.add_argument("stages", nargs="*", metavar="STAGE", help="stages to run; all by default")
+    run.add_argument("--cores", type=_positive, default=_cores(), help="cores to use at once (default: %(default)s)")
+    run.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE", help="set a parameter")
+    run.add_argument("--force", action="append", default=[], metavar="STAGE", help="run a stage again though it is up to date")
+    run.add_argument("--keep-going", action="store_true", help="after a failure, go on with what does not need the failed stage")
+    run.set_defaults(run=_run)
+
+    status = commands.add_parser("status", help="say of each stage whether it is done, will run and why, lacks data, or failed")
+    status.add_argument("profile")
+    status.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE")
+    status.set_defaults(run=_status)
+
+    report = commands.add_parser("report", help="build the report from whatever stages are done")
+    report.add_argument("profile")
+    report.set_defaults(run=_report)
+
+    execute = commands.add_parser("execute", help="run one stage by itself; what the engine calls")
+    execute.add_argument("profile")
+    execute.add_argument("stage")
+    execute.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE")
+    execute.set_defaults(run=_execute)
+
+    data = commands.add_parser("data", help="show, fetch or check data sets")
+    data.add_argument("action", choices=("status", "fetch", "verify"))
+    data.add_argument("names", nargs="*", metavar="NAME", help="data sets; all by default")
+    data.add_argument("--data", default="real", help="real (default), phantom:demo, phantom:smoke, or a folder")
+    data.set_defaults(run=_data)
+    return parser
+
+
+def _run(parsed: argparse.Namespace, extra: list[str]) -> int:
+    from covidcxr import engine
+    from covidcxr.study import Plan
+
+    plan = Plan.load(parsed.profile, parsed.overrides)
+    well = engine.run(plan, parsed.stages, cores=parsed.cores, force=parsed.force, keep_going=parsed.keep_going, extra=extra)
+    from covidcxr import report
+
+    print(f"Report: {report.build(plan.folder)}")
+    if not well:
+        print(f"Not every stage has ended: python -m covidcxr status {parsed.profile}", file=sys.stderr)
+    return 0 if well else EXIT_FAILED
+
+
+def _status(parsed: argparse.Namespace, extra: list[str]) -> int:
+    from covidcxr.study import Plan
+
+    plan = Plan.load(parsed.profile, parsed.overrides)
+    width = max(len(stage.name) for stage in plan.stages)
+    for stage in plan.stages:
+        state = plan.state(stage)
+        print(f"{stage.name:{width}}  {state.word:8}  {state.why}".rstrip())
+    return 0
+
+
+def _report(parsed: argparse.Namespace, extra: list[str]) -> int:
+    from covidcxr import report
+    from covidcxr.study import Plan
+
+    print(report.build(Plan.load(parsed.profile).folder))
+    return 0
+
+
+def _execute(parsed: argparse.Namespace, extra: list[str]) -> int:
+    from covidcxr.execution import execute
+    from covidcxr.study import Plan
+
+    plan = Plan.load(parsed.profile, parsed.overrides)
+    execute(plan, plan.stage(parsed.stage))
+    return 0
+
+
+def _data(parsed: argparse.Namespace, extra: list[str]) -> int:
+    from covidcxr import datasets
+
+    return datasets.command(parsed.action, parsed.names, parsed.data)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,335 @@
+"""The study as a plan: stages with resolved parameters, what each depends on, what state each is in.
+
+    plan = Plan.load("demo", ["ct_projection.mode=mean"])
+    for stage in plan.stages:
+        print(stage.name, plan.state(stage))
+
+Values are resolved in the order: notebook default < `params/study.yaml` < profile < `--set`. Names and types are checked here,
+before any kernel starts. Whether a stage has to run is decided here too, by comparing the fingerprints in its completion record
+`run.json` with those of today; Snakemake then takes care of order, parallel runs and clusters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from covidcxr import claims, fingerprint, paths
+from covidcxr.errors import DataMissing, ParameterError
+from covidcxr.parameters import Parameter, check_names, read_parameters
+from covidcxr.results import PARTIAL, read_record
+
+PROFILES = ("smoke", "demo", "pilot", "paper")
+STAGE_KEYS = {"notebook", "needs", "after", "params", "datasets", "optional_datasets", "threads", "gpu", "files", "claims"}
+PROFILE_KEYS = {"title", "description", "data", "common", "stages"}
+RUNNER_PARAMETERS = {"stage_dir"}  # set by the runner, no part of a stage's identity
+ENDED = ("done", "no-data", "blocked")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A notebook with resolved parameters."""
+
+    name: str
+    notebook: Path
+    parameters: dict[str, Any]
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    optional_datasets: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    claims: tuple[str, ...] = ()
+    threads: int = 1
+    gpu: bool = False
+
+    @property
+    def data(self) -> str:
+        return self.parameters.get("data", "")
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """Stages that must have ended before this one starts."""
+        return tuple(dict.fromkeys(self.needs + self.after))
+
+
+@dataclass(frozen=True)
+class State:
+    """What a stage is at the moment and why.
+
+    `will run` covers never run, out of date and interrupted; `why` says which.
+    """
+
+    word: Literal["done", "will run", "no data", "blocked", "failed"]
+    why: str = ""
+
+    @property
+    def stale(self) -> bool:
+        return self.word in ("will run", "failed")
+
+
+@dataclass
+class Plan:
+    """The stages of one profile, in an order in which each comes after what it needs."""
+
+    profile: str
+    title: str
+    stages: list[Stage]
+    overrides: tuple[str, ...] = ()
+    _states: dict[str, State] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(cls, profile: str, overrides: Sequence[str] = ()) -> Plan:
+        """Read `params/study.yaml` and the profile, and resolve and check every parameter.
+
+        Args:
+            overrides: texts `stage.name=value`.
+
+        Raises:
+            ParameterError: an unknown profile, stage, key or parameter; a value of the wrong type; a notebook without a
+                parameters cell; stages that need each other in a circle.
+        """
+        check_names([profile], available_profiles(), "profile", "params/")
+        study = read_mapping(paths.params_dir() / "study.yaml", {"stages", "planned"})
+        settings = read_mapping(paths.params_dir() / f"{profile}.yaml", PROFILE_KEYS)
+        schemas: dict[str, dict[str, Parameter]] = {}
+        values: dict[str, dict[str, Any]] = {}
+        entries = study.get("stages") or {}
+        for name, entry in entries.items():
+            where = f"params/study.yaml, stage {name}"
+            check_names(entry, sorted(STAGE_KEYS), "key", where)
+            schemas[name] = read_parameters(paths.notebooks_dir() / f"{entry['notebook']}.ipynb")
+            values[name] = {key: parameter.default for key, parameter in schemas[name].items()}
+            _set(values[name], schemas[name], entry.get("params") or {}, where)
+        _apply_profile(values, schemas, settings, f"params/{profile}.yaml")
+        _apply_overrides(values, schemas, overrides)
+        stages = [_stage(name, entry, values[name], list(entries)) for name, entry in entries.items()]
+        for stage in stages:
+            claims.load().owed(stage.claims)  # refuses an id that no paper has
+        return cls(profile, settings.get("title", profile), _in_order(stages), tuple(overrides))
+
+    @property
+    def folder(self) -> Path:
+        return paths.outputs_dir() / self.profile
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name.
+
+        Raises:
+            ParameterError: there is none; the message lists them.
+        """
+        check_names([name], [stage.name for stage in self.stages], "stage", f"profile {self.profile}")
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def with_needs(self, names: Iterable[str]) -> list[Stage]:
+        """The named stages and all they need, in order; all stages for no name."""
+        wanted = set(names) or {stage.name for stage in self.stages}
+        for name in wanted:
+            self.stage(name)
+        for stage in reversed(self.stages):
+            if stage.name in wanted:
+                wanted |= set(stage.before)
+        return [stage for stage in self.stages if stage.name in wanted]
+
+    def fingerprint(self, stage: Stage) -> dict[str, Any]:
+        """Hashes of what the stage's results depend on, besides the stages before it."""
+        adapters = [f"covidcxr.datasets.{name}" for name in stage.datasets + stage.optional_datasets]
+        identity = {key: value for key, value in stage.parameters.items() if key not in RUNNER_PARAMETERS}
+        return {
+            "code": fingerprint.code_parts(stage.notebook, adapters),
+            "parameters": identity,
+            "data": self._data_fingerprint(stage),
+            "files": {str(path.relative_to(paths.project_root())): fingerprint.file_digest(path) for path in stage.files},
+        }
+
+    def upstream(self, stage: Stage) -> dict[str, str | None]:
+        """Hash of the completion record of each stage before this one."""
+        return {name: fingerprint.file_digest(self.folder / name / "run.json") for name in stage.before}
+
+    def missing_data(self, stage: Stage) -> list[DataMissing]:
+        """The required data sets of a stage that are not there."""
+        from covidcxr import datasets
+
+        missing = []
+        for name in stage.datasets:
+            try:
+                datasets.open(name, stage.data)
+            except DataMissing as error:
+                missing.append(error)
+        return missing
+
+    def state(self, stage: Stage) -> State:
+        """The state of a stage and why it is so."""
+        if stage.name not in self._states:
+            self._states[stage.name] = self._find_state(stage)
+        return self._states[stage.name]
+
+    def _find_state(self, stage: Stage) -> State:
+        record = read_record(self.folder / stage.name)
+        if record.get("status") not in ENDED:
+            return self._unfinished(stage)
+        reasons = _differences(record.get("fingerprint") or {}, self.fingerprint(stage))
+        for name in stage.before:
+            if self.state(self.stage(name)).stale:
+                reasons.append(f"{name} runs before it")
+            elif (record.get("upstream") or {}).get(name) != self.upstream(stage)[name]:
+                reasons.append(f"{name} has run since")
+        if reasons:
+            return State("will run", "; ".join(reasons))
+        if record["status"] == "done":
+            return State("done", f"{record.get('seconds', 0):.0f} s on {str(record.get('started', ''))[:10]}")
+        word: Literal["no data", "blocked"] = "no data" if record["status"] == "no-data" else "blocked"
+        return State(word, " ".join(text for text in (record.get("why"), record.get("how")) if text))
+
+    def _unfinished(self, stage: Stage) -> State:
+        try:
+            failure = json.loads((self.folder / stage.name / "failure.json").read_text())
+            place = failure["heading"] or failure["cell"]
+            return State("failed", f"in {place}: {failure['error']}" if place else failure["error"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError):
+            return State("will run", "its record of failure can't be read")
+        if (self.folder / PARTIAL / stage.name).exists():
+            return State("will run", "an earlier run was interrupted")
+        return State("will run", "it has not run yet")
+
+    @cached_property
+    def _manifests(self) -> dict[tuple[str, str], str | None]:
+        return {}
+
+    def _data_fingerprint(self, stage: Stage) -> dict[str, str | None]:
+        """Hash of each data set; for a phantom that of its generator, so that a plan needs no images."""
+        from covidcxr import datasets
+
+        names = stage.datasets + stage.optional_datasets
+        if stage.data.startswith("phantom:"):
+            from covidcxr import phantom
+
+            return {"phantom": phantom.cohort_folder(stage.data.partition(":")[2]).name} if names else {}
+        found: dict[str, str | None] = {}
+        for name in names:
+            key = (name, stage.data)
+            if key not in self._manifests:
+                try:
+                    self._manifests[key] = datasets.manifest(name, stage.data)["sha256"]
+                except DataMissing:
+                    self._manifests[key] = None
+            found[name] = self._manifests[key]
+        return found
+
+
+def available_profiles() -> list[str]:
+    """Names of the profiles in `params/`: those of the kit, then a user's own (any file with a `stages` or `common` key)."""
+    own = [
+        path.stem for path in sorted(paths.params_dir().glob("*.yaml"))
+        if path.stem not in PROFILES + ("study", "claims", "datasets")
+    ]
+    return [name for name in PROFILES if (paths.params_dir() / f"{name}.yaml").is_file()] + own
+
+
+def read_mapping(path: Path, keys: set[str]) -> dict[str, Any]:
+    """A YAML file that must hold a mapping with these keys only.
+
+    Raises:
+        ParameterError: it can't be read, is no mapping, or has an unknown key.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParameterError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path} must hold a mapping with the keys {', '.join(sorted(keys))}.")
+    check_names(content, sorted(keys), "key", path.name)
+    return content
+
+
+def _set(values: dict[str, Any], schema: dict[str, Parameter], given: dict[str, Any], where: str) -> None:
+    check_names(given, list(schema), "parameter", where)
+    for key, value in given.items():
+        values[key] = schema[key].check(value, where)
+
+
+def _apply_profile(
+    values: dict[str, dict[str, Any]], schemas: dict[str, dict[str, Parameter]], settings: dict[str, Any], where: str
+) -> None:
+    common = dict(settings.get("common") or {})
+    if "data" in settings:
+        common["data"] = settings["data"]
+    check_names(common, sorted({key for schema in schemas.values() for key in schema}), "common parameter", where)
+    for name, schema in schemas.items():
+        _set(values[name], schema, {key: value for key, value in common.items() if key in schema}, where)
+    own = settings.get("stages") or {}
+    check_names(own, list(schemas), "stage", where)
+    for name, given in own.items():
+        _set(values[name], schemas[name], given or {}, f"{where}, stage {name}")
+
+
+def _apply_overrides(
+    values: dict[str, dict[str, Any]], schemas: dict[str, dict[str, Parameter]], overrides: Sequence[str]
+) -> None:
+    for text in overrides:
+        target, equals, value = text.partition("=")
+        stage, dot, key = target.partition(".")
+        where = f"--set {text}"
+        if not (equals and dot and stage and key):
+            raise ParameterError(f"{where}: expected stage.name=value.")
+        check_names([stage], list(schemas), "stage", where)
+        check_names([key], list(schemas[stage]), "parameter", where)
+        values[stage][key] = schemas[stage][key].parse(value, where)
+
+
+def _stage(name: str, entry: dict[str, Any], parameters: dict[str, Any], all_names: list[str]) -> Stage:
+    where = f"params/study.yaml, stage {name}"
+    needs = tuple(entry.get("needs") or ())
+    after = entry.get("after") or ()
+    after = tuple(other for other in all_names if other != name) if after == "all" else tuple(after)
+    check_names(needs + after, all_names, "stage", where)
+    return Stage(
+        name=name,
+        notebook=paths.notebooks_dir() / f"{entry['notebook']}.ipynb",
+        parameters=parameters,
+        needs=needs,
+        after=after,
+        datasets=tuple(entry.get("datasets") or ()),
+        optional_datasets=tuple(entry.get("optional_datasets") or ()),
+        files=tuple(paths.project_root() / file for file in entry.get("files") or ()),
+        claims=tuple(entry.get("claims") or ()),
+        threads=int(entry.get("threads", 1)),
+        gpu=bool(entry.get("gpu", False)),
+    )
+
+
+def _in_order(stages: list[Stage]) -> list[Stage]:
+    """Stages sorted so that each comes after those before it; otherwise in the file's order."""
+    ordered: list[Stage] = []
+    waiting = list(stages)
+    while waiting:
+        ready = [stage for stage in waiting if set(stage.before) <= {other.name for other in ordered}]
+        if not ready:
+            raise ParameterError(f"params/study.yaml: stages need each other in a circle: {', '.join(s.name for s in waiting)}.")
+        ordered.append(ready[0])
+        waiting.remove(ready[0])
+    return ordered
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    reasons = []
+    for part, label in (("code", "code changed"), ("files", "file changed"), ("data", "data changed")):
+        changed = _changed_keys(then.get(part) or {}, now[part])
+        if changed:
+            reasons.append(f"{label}: {', '.join(changed)}")
+    before, after = then.get("parameters") or {}, now["parameters"]
+    for key in _changed_keys(before, after):
+        reasons.append(f"parameter {key}: {before.get(key)!r} → {after.get(key)!r}")
+    return reasons
+
+
+def _changed_keys(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key) or (key in then) != (key in now))

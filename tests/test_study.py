@@ -1,0 +1,288 @@
+"""The study as a user meets it: the real command on a small study, run, changed, broken, killed and resumed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+ALL_DONE = {"first": "done", "second": "done", "alone": "done"}
+
+
+def states(study) -> dict[str, str]:
+    return {stage: re.match(r"done|will run|no data|blocked|failed", state)[0] for stage, state in study.status().items()}
+
+
+def run(study, *words: str):
+    done = study.command("run", "smoke", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def wait_for(condition, seconds: float = 120):
+    """Poll until the condition gives something; the bound only keeps a broken test from hanging."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("what the test waits for did not happen")
+
+
+def processes_of(study) -> list[int]:
+    """Processes whose command line or environment belongs to this study."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as environment:
+                if f"COVIDCXR_HOME={study.root}".encode() in environment.read().split(b"\0"):
+                    found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_run_ends_in_complete_stages_and_a_report(small_study):
+    assert states(small_study) == dict.fromkeys(ALL_DONE, "will run")
+    done = run(small_study)
+    assert states(small_study) == ALL_DONE
+    report = small_study.outputs / "report.html"
+    assert f"Report: {report}" in done.stdout and report.is_file()
+
+    folder = small_study.outputs / "first"
+    record = small_study.record("first")
+    assert record["status"] == "done" and record["parameters"]["number"] == 1.0 and record["seed"] == 0
+    assert record["seconds"] > 0 and record["peak_memory_mb"] > 10 and record["versions"]["papermill"]
+    assert json.loads((folder / "results.json").read_text())["claims"][0]["value"] == 1.0
+    assert "The number" in (folder / "notebook.html").read_text()
+    assert set(small_study.record("second")["upstream"]) == {"first"}
+    assert not [path for path in (small_study.outputs / ".partial").iterdir() if path.is_dir()]
+
+
+def test_what_runs_again_is_what_changed_and_what_hangs_on_it(small_study):
+    run(small_study)
+    records = small_study.records()
+
+    os.utime(small_study.root / "notebooks" / "first.ipynb")
+    (small_study.outputs / "first" / "run.json").touch()
+    assert "nothing to do" in run(small_study).stderr
+    assert small_study.records() == records
+
+    source = small_study.root / "notebooks" / "first.ipynb"
+    source.write_text(source.read_text().replace("# unused here", "# prose").replace("## The number", "## Prose"))
+    assert states(small_study) == ALL_DONE, "comments and prose are no code"
+
+    source = small_study.root / "notebooks" / "alone.ipynb"
+    source.write_text(source.read_text().replace("what='a number'", "what='another number'"))
+    assert small_study.status()["alone"] == "will run  code changed: alone.ipynb"
+    run(small_study)
+    changed = small_study.records()
+    assert {stage for stage in records if changed[stage] != records[stage]} == {"alone"}
+
+    overridden = small_study.command("status", "smoke", "--set", "first.number=2").stdout
+    assert "parameter number: 1.0 → 2.0" in overridden and "first runs before it" in overridden
+    run(small_study, "--set", "first.number=1.05")
+    again = small_study.records()
+    assert {stage for stage in records if changed[stage] != again[stage]} == {"first", "second"}
+
+
+def test_chosen_stages_run_with_what_they_need_and_force_runs_again(small_study):
+    run(small_study, "second")
+    assert states(small_study) == {"first": "done", "second": "done", "alone": "will run"}
+    records = small_study.records()
+    run(small_study, "second", "--force", "second")
+    changed = small_study.records()
+    assert changed["first"] == records["first"] and changed["second"] != records["second"]
+
+
+def test_parameters_file_repeats_a_stage_by_hand(small_study):
+    run(small_study, "alone", "--set", "alone.number=3")
+    folder = small_study.outputs / "alone"
+    subprocess.run(
+        ["papermill", small_study.root / "notebooks" / "alone.ipynb", folder.parent / "by_hand.ipynb", "-f", folder / "params.yaml",
+         "--no-progress-bar"], env=small_study.environment, check=True, capture_output=True,
+    )
+    assert json.loads((folder / "results.json").read_text())["numbers"][0]["value"] == 3
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["run", "smok"], "unknown profile 'smok'. Did you mean 'smoke'"),
+    (["run", "smoke", "frist"], "unknown stage 'frist'. Did you mean 'first'"),
+    (["run", "smoke", "--force", "frist"], "Did you mean 'first'"),
+    (["run", "smoke", "--set", "first.nubmer=2"], "unknown parameter 'nubmer'. Did you mean 'number'"),
+    (["run", "smoke", "--set", "first.number=two"], "number must be float, got 'two'"),
+    (["run", "smoke", "--set", "first.crash=1"], "crash must be bool, got 1"),
+    (["run", "smoke", "--set", "first"], "expected stage.name=value"),
+    (["status", "smoke", "--set", "frist.number=2"], "Did you mean 'first'"),
+])
+def test_wrong_words_are_refused_before_a_kernel_starts(small_study, words, message):
+    refused = small_study.command(*words)
+    assert refused.returncode == 2
+    assert message in refused.stderr and "Traceback" not in refused.stderr
+    assert not small_study.outputs.exists()
+
+
+@pytest.mark.parametrize(("file", "content", "message"), [
+    ("params/smoke.yaml", "{common: {sed: 1}}", "unknown common parameter 'sed'. Did you mean 'seed'"),
+    ("params/smoke.yaml", "{common: {seed: '1'}}", "seed must be int, got '1'"),
+    ("params/smoke.yaml", "{stages: {first: {numbr: 1}}}", "Did you mean 'number'"),
+    ("params/smoke.yaml", "{stage: {}}", "unknown key 'stage'. Did you mean 'stages'"),
+    ("params/smoke.yaml", "{", "can't be read as YAML"),
+    ("params/study.yaml", "{stages: {first: {notebook: frist}}}", "frist.ipynb is not there"),
+    ("params/study.yaml", "{stages: {first: {notebook: first, need: [second]}}}", "unknown key 'need'. Did you mean 'needs'"),
+    ("params/study.yaml", "{stages: {first: {notebook: first, needs: [first]}}}", "need each other in a circle"),
+])
+def test_wrong_files_are_refused_before_a_kernel_starts(small_study, file, content, message):
+    small_study.write(file, content)
+    refused = small_study.command("run", "smoke")
+    assert refused.returncode == 2
+    assert message in refused.stderr and "Traceback" not in refused.stderr
+    assert not small_study.outputs.exists()
+
+
+def test_a_notebook_without_parameters_cell_is_refused(small_study):
+    path = small_study.root / "notebooks" / "first.ipynb"
+    path.write_text(path.read_text().replace('"tags": ["parameters"]', '"tags": []'))
+    refused = small_study.command("run", "smoke")
+    assert refused.returncode == 2 and "has 0 cells tagged `parameters`" in refused.stderr
+
+
+def test_an_error_in_a_cell_is_told_with_its_place_and_nothing_is_lost(small_study):
+    run(small_study)
+    kept = (small_study.outputs / "first" / "results.json").read_text()
+    failed = small_study.command("run", "smoke", "--set", "first.crash=true", "--keep-going")
+    assert failed.returncode == 1
+    assert "first failed in cell 5, section “A place to crash”: ValueError: the first stage can not go on" in failed.stderr
+    assert "if crash: raise ValueError" in failed.stderr, "the traceback's last lines show the code"
+    assert "python -m covidcxr run smoke first --set first.crash=true" in failed.stderr
+    assert (small_study.outputs / "first" / "notebook.failed.ipynb").is_file()
+    assert states(small_study) == {"first": "failed", "second": "will run", "alone": "done"}
+    assert (small_study.outputs / "first" / "results.json").read_text() == kept
+
+    run(small_study)
+    assert states(small_study) == ALL_DONE
+    assert not (small_study.outputs / "first" / "notebook.failed.ipynb").exists()
+
+
+def test_without_keep_going_and_with_it(small_study):
+    failed = small_study.command("run", "smoke", "--keep-going", "--cores", "1", "--set", "first.crash=true")
+    assert failed.returncode == 1
+    assert states(small_study) == {"first": "failed", "second": "will run", "alone": "done"}
+
+
+def test_a_killed_kernel_is_told_as_such(small_study):
+    small_study.notebook("first", ["## Too much", "os.kill(os.getpid(), signal.SIGKILL)", "stage.record('paper.number', 1, n=1)",
+                                   "stage.finish()"])
+    failed = small_study.command("run", "smoke", "first")
+    assert failed.returncode == 1
+    assert "first failed in cell 4, section “Too much”: the kernel died" in failed.stderr
+    assert states(small_study)["first"] == "failed"
+    assert not (small_study.outputs / "first" / "run.json").exists()
+
+
+@pytest.mark.parametrize(("cells", "message"), [
+    (["stage.finish()"], "claims owed and not recorded: paper.number"),
+    (["stage.record('paper.number', 1, n=1)"], "ended without `stage.finish()`"),
+    (["stage.record('paper.nubmer', 1, n=1)"], "Did you mean 'paper.number'"),
+])
+def test_a_notebook_that_does_not_record_what_it_owes_has_failed(small_study, cells, message):
+    small_study.notebook("first", cells)
+    failed = small_study.command("run", "smoke", "first")
+    assert failed.returncode == 1 and message in failed.stderr
+    assert states(small_study)["first"] == "failed"
+
+
+def test_a_stage_without_data_ends_and_blocks_only_what_needs_it(small_study):
+    small_study.write("params/study.yaml", """
+        stages:
+          first: {notebook: first, claims: [paper.number], datasets: [mosmeddata], params: {data: real}}
+          second: {notebook: second, needs: [first]}
+          alone: {notebook: alone}
+    """)
+    (small_study.root / "params" / "datasets.yaml").symlink_to(os.path.join(os.path.dirname(__file__), "..", "params", "datasets.yaml"))
+    done = run(small_study)
+    assert "first: no-data" in done.stderr and "second: blocked" in done.stderr
+    assert states(small_study) == {"first": "no data", "second": "blocked", "alone": "done"}
+    assert "mosmeddata" in small_study.status()["first"]
+    assert "nothing to do" in run(small_study).stderr, "nothing has changed, nothing is tried again"
+
+
+def test_a_killed_engine_is_resumed_and_leaves_no_process(small_study):
+    small_study.notebook("alone", ["time.sleep(600)", "stage.finish()"])
+    engine = small_study.start("run", "smoke", "--cores", "1")
+    wait_for((small_study.outputs / "first" / "run.json").exists)
+    wait_for((small_study.outputs / ".partial" / "alone" / "results.json").exists)
+    os.kill(engine.pid, signal.SIGKILL)
+    engine.wait()
+    wait_for(lambda: not processes_of(small_study))
+    engine.stdout.close()
+    before = small_study.records()
+    assert "alone" not in before and states(small_study)["alone"] == "will run"
+    assert "interrupted" in small_study.status()["alone"]
+
+    small_study.notebook("alone", ["stage.finish()"])
+    run(small_study)
+    assert states(small_study) == ALL_DONE
+    after = small_study.records()
+    assert all(after[stage] == record for stage, record in before.items()), "what was done stays"
+
+
+def test_an_interrupted_run_says_so_and_can_go_on(small_study):
+    small_study.notebook("first", ["time.sleep(600)"])
+    engine = small_study.start("run", "smoke", "first")
+    wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
+    os.killpg(engine.pid, signal.SIGINT)
+    text = engine.communicate()[0]
+    assert engine.returncode != 0 and "Traceback" not in text, text
+    wait_for(lambda: not processes_of(small_study))
+    assert states(small_study)["first"] == "will run"
+
+
+def test_two_runs_of_one_profile_at_once_are_refused(small_study):
+    small_study.notebook("first", ["time.sleep(600)"])
+    engine = small_study.start("run", "smoke", "first")
+    wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
+    second = small_study.command("run", "smoke", "alone")
+    os.killpg(engine.pid, signal.SIGKILL)
+    engine.communicate()
+    assert second.returncode == 2
+    assert f"is being run already by process {engine.pid}" in second.stderr
+
+
+def test_outputs_that_can_not_be_written_are_named(small_study):
+    (small_study.root / "outputs").write_text("a file where a folder should be")
+    refused = small_study.command("run", "smoke")
+    assert refused.returncode == 2
+    assert "Can't write to" in refused.stderr and "COVIDCXR_OUTPUTS" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_full_disk_fails_the_stage_and_nothing_else(small_study):
+    run(small_study, "first")
+    big = "open(stage.folder / 'large', 'wb').write(bytes(1 << 20)); os.fsync(0) if False else None"
+    small_study.notebook("alone", [f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19)); {big}", "stage.finish()"])
+    failed = small_study.command("run", "smoke", "alone")
+    assert failed.returncode == 1 and "OSError" in failed.stderr and "alone failed" in failed.stderr
+    assert states(small_study) == {"first": "done", "second": "will run", "alone": "failed"}
+
+
+def test_a_complete_run_that_was_stopped_before_its_last_rename_is_kept(small_study):
+    run(small_study, "alone")
+    done = small_study.outputs / "alone"
+    record = os.stat(done / "run.json").st_ino
+    os.replace(done, small_study.outputs / ".partial" / "alone")
+    assert states(small_study)["alone"] == "will run"
+    run(small_study, "alone")
+    assert states(small_study)["alone"] == "done" and os.stat(done / "run.json").st_ino == record
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "don', '{"status": 3}'])
+def test_a_damaged_record_is_no_record(small_study, content):
+    run(small_study, "alone")
+    (small_study.outputs / "alone" / "run.json").write_text(content)
+    assert states(small_study)["alone"] == "will run"
+    run(small_study, "alone")
+    assert states(small_study)["alone"] == "done"
