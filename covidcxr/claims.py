@@ -12,13 +12,9 @@ further than `WIDE` tolerances from ours settles nothing: not comparable. A numb
 
 from __future__ import annotations
 
-import ast
 import difflib
-import math
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +22,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from covidcxr import paths
+from covidcxr.arithmetic import evaluate, half_unit, is_number, number
 from covidcxr.errors import InputError
 
 KINDS = ("performance", "margin", "statement", "count", "setting", "released", "table", "figure", "schematic")
@@ -238,9 +235,9 @@ def _claim(entry: Any, where: str) -> Claim:
     if claim.kind in WITHOUT_VALUE:
         if claim.value is not None or claim.tolerance is not None:
             refuse(f"a {claim.kind} has neither value nor tolerance")
-    elif not all(_is_number(value) for value in _as_tuple(claim.value)) or not _as_tuple(claim.value):
+    elif not all(is_number(value) for value in _as_tuple(claim.value)) or not _as_tuple(claim.value):
         refuse(f"value {claim.value!r} is not a number or a list of numbers")
-    elif not _is_number(claim.tolerance) or claim.tolerance < 0:
+    elif not is_number(claim.tolerance) or claim.tolerance < 0:
         refuse(f"tolerance {claim.tolerance!r} is not a number from 0 up")
     elif not claim.unit:
         refuse("a number needs a unit (\"1\" for none)")
@@ -249,7 +246,7 @@ def _claim(entry: Any, where: str) -> Claim:
         if isinstance(claim.value, tuple) or not low <= claim.value <= high:
             refuse(f"interval {claim.interval} does not hold the value {claim.value}")
     for name, score in (claim.trivial or {}).items():
-        if not _is_number(score):
+        if not is_number(score):
             refuse(f"trivial predictor {name!r}: {score!r} is not a number")
     return claim
 
@@ -291,10 +288,6 @@ def _sequence(content: Any, where: str) -> list[Any]:
     if not isinstance(content, list):
         raise InputError(f"params/claims.yaml, {where}: expected a list, found {type(content).__name__}.")
     return content
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -370,15 +363,14 @@ def verdict(claim: Claim, record: Mapping[str, Any] | None, stage: StageState) -
 
 def _compare(claim: Claim, record: Mapping[str, Any]) -> tuple[str, str]:
     theirs, ours = _as_tuple(claim.value), _as_tuple(record["value"])
-    if not all(_is_number(value) for value in ours):
+    if not all(is_number(value) for value in ours):
         return "not comparable", f"{record['value']!r} is not a finite number."
     if len(ours) != len(theirs):
         return "differs", f"The paper has {len(theirs)} values, here are {len(ours)}."
     remark = f" {record['why']}" if record.get("why") else ""
     if len(theirs) > 1:
         apart = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-        same = apart <= _slack(claim)
-        return ("match", "Equal." + remark) if same else ("differs", f"Largest difference {number(apart)}.{remark}")
+        return ("match", f"Equal.{remark}") if agrees(claim, ours) else ("differs", f"Apart by up to {number(apart)}.{remark}")
     paper, here = theirs[0], ours[0]
     interval = record.get("ci")
     if claim.relation == "at_least":
@@ -408,6 +400,14 @@ def _compare_bound(claim: Claim, paper: float, here: float, interval: Any, remar
     return "differs", f"Below {number(paper)}, tolerance {number(claim.tolerance)}.{remark}"
 
 
+def agrees(claim: Claim, value: Any) -> bool:
+    """Whether a value equals the paper's within the tolerance, whatever data it came from. For settings and counts."""
+    theirs, ours = _as_tuple(claim.value), _as_tuple(value)
+    return len(ours) == len(theirs) and all(
+        is_number(a) and abs(a - b) <= _slack(claim) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
 def _slack(claim: Claim) -> float:
     """The tolerance with room for rounding in binary, so that 0.9 - 0.8 counts as within 0.1."""
     return claim.tolerance + 1e-12 * max(1.0, *(abs(value) for value in _as_tuple(claim.value)))
@@ -431,65 +431,3 @@ def table_verdict(parts: Iterable[str]) -> tuple[str, str]:
     if word == "match" and len(counts) > 1:
         word = "not comparable"
     return word, f"{len(words)} numbers: {summary}."
-
-
-# ---- numbers ----------------------------------------------------------------------------------------------------------------
-
-OPERATORS = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow,
-}
-SIGNS = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-
-
-def evaluate(expression: str) -> float:
-    """Value of an arithmetic expression of numbers: + - * / ** sqrt() and parentheses, nothing else.
-
-    Raises:
-        InputError: anything else stands in it, a power above 100, or it has no finite value.
-    """
-    try:
-        if len(expression) > 500:
-            raise ValueError("longer than 500 characters")
-        value = _evaluate(ast.parse(expression, mode="eval").body)
-        if not _is_number(value):
-            raise ValueError(f"its value is {value!r}")
-        return value
-    except (SyntaxError, ValueError, ArithmeticError, TypeError, RecursionError, MemoryError) as error:
-        raise InputError(f"The expression {str(expression)[:200]!r} can't be worked out: {error}.") from None
-
-
-def _evaluate(node: ast.expr) -> float:
-    match node:
-        case ast.Constant(value=value) if _is_number(value):
-            return value
-        case ast.UnaryOp(op=sign, operand=inner) if type(sign) in SIGNS:
-            return SIGNS[type(sign)](_evaluate(inner))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
-            a, b = _evaluate(left), _evaluate(right)
-            if isinstance(op, ast.Pow) and (abs(b) > 100 or abs(a) > 1e6):
-                raise ValueError("a power too large")
-            return OPERATORS[type(op)](a, b)
-        case ast.Call(func=ast.Name(id="sqrt"), args=[inner], keywords=[]):
-            return math.sqrt(_evaluate(inner))
-    raise ValueError("only numbers, + - * / **, sqrt() and parentheses may stand in it")
-
-
-def half_unit(value: float) -> float:
-    """Half a unit of the last digit that a number is written with: 0.005 for 0.38, 0.5 for 2251."""
-    exponent = Decimal(repr(value)).as_tuple().exponent
-    return 0.5 * 10.0 ** int(exponent)
-
-
-def number(value: Any, sign: bool = False) -> str:
-    """A number as text: whole numbers whole (with thin spaces from 10,000), others to four significant digits."""
-    if isinstance(value, (tuple, list)):
-        return ", ".join(number(part) for part in value)
-    if not _is_number(value):
-        return "–" if value is None else str(value)
-    if value == int(value) and abs(value) < 1e15:
-        text = f"{int(value):,}".replace(",", "\N{THIN SPACE}") if abs(value) >= 10_000 else f"{int(value)}"
-    elif abs(value) < 1e-4 or abs(value) >= 1e6:
-        text = f"{value:.2g}"
-    else:
-        text = f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
-    return f"+{text}" if sign and value > 0 else text.replace("-", "\N{MINUS SIGN}")

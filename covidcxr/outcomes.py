@@ -10,7 +10,6 @@ used is left out and named in `problems`.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 
 from covidcxr import claims as claims_module
 from covidcxr import paths
+from covidcxr.arithmetic import is_number
 from covidcxr.claims import Claim, Claims, StageState
 from covidcxr.errors import InputError
 
@@ -247,14 +247,14 @@ def _check_number(entry: dict[str, Any], outcome: Outcome) -> str:
 def _check_numbers(entry: dict[str, Any]) -> str:
     values = entry.get("value")
     for value in values if isinstance(values, list) else [values]:
-        if value is not None and not _finite(value):
+        if value is not None and not is_number(value):
             return f"value {value!r} is not a finite number"
     ci = entry.get("ci")
-    if ci is not None and not (isinstance(ci, list) and len(ci) == 2 and all(map(_finite, ci)) and ci[0] <= ci[1]):
+    if ci is not None and not (isinstance(ci, list) and len(ci) == 2 and all(map(is_number, ci)) and ci[0] <= ci[1]):
         return f"interval {ci!r} is not [low, high]"
     trivial = entry.get("trivial")
     scores = trivial.values() if isinstance(trivial, dict) else [trivial]
-    if not all(score is None or _finite(score) for score in scores):
+    if not all(score is None or is_number(score) for score in scores):
         return f"trivial {trivial!r} is not a mapping of numbers"
     if not isinstance(entry.get("comparable", True), bool):
         return f"comparable {entry['comparable']!r} is neither true nor false"
@@ -279,7 +279,3 @@ def _check_file(entry: dict[str, Any], outcome: Outcome) -> str:
     if not inside:
         return f"{file} lies outside the stage's folder"
     return _check_name(entry, outcome) or ("" if there else f"{file} is missing")
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
