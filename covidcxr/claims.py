@@ -186,8 +186,8 @@ def _load(path: Path, _changed: int) -> Claims:
         raise InputError(f"{path} must hold a mapping with the keys papers and claims.")
     papers = {name: _paper(name, entry) for name, entry in _mapping(content["papers"], "papers").items()}
     found: dict[str, Claim] = {}
-    for number, entry in enumerate(_sequence(content["claims"], "claims")):
-        claim = _claim(entry, f"claims, entry {number + 1}")
+    for position, entry in enumerate(_sequence(content["claims"], "claims"), start=1):
+        claim = _claim(entry, f"claims, entry {position}")
         if claim.id in found:
             raise InputError(f"params/claims.yaml: the id {claim.id} is used twice.")
         found[claim.id] = claim
