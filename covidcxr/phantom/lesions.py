@@ -1,0 +1,135 @@
+"""Opacities: where they sit, how far they reach, and their density.
+
+Each disease is a field over the lungs; the part of the lung above a threshold is opacity, and the threshold is set so that
+its share of the lung volume is the one asked for. Raising the share lets the same lesions grow, as follow-up images show.
+COVID-19: many soft patches under the pleura, posterior, basal, on both sides, ground glass first, consolidation in the cores
+of the severe (Ramesh et al. 2021, introduction; Bernheim et al. 2020). Other pneumonia: one lobe or segment of one
+lung, dense, bounded by the fissure, with air bronchograms.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from covidcxr.phantom.anatomy import LUNG, Person, Thorax
+from covidcxr.phantom.grid import Grid, resample, smooth_noise
+
+COVID, PNEUMONIA, NORMAL = "covid", "pneumonia", "normal"
+
+
+@dataclass(frozen=True)
+class Disease:
+    """What a patient's lungs show: `kind`, `share` of the lung volume that is opaque (0..0.8), `dense`: share of the opacity
+    that is consolidated (0..1)."""
+
+    kind: str
+    share: float
+    dense: float
+
+    @property
+    def visible(self) -> bool:
+        return self.kind != NORMAL and self.share > 0
+
+
+def oblique_fissure(grid: Grid) -> np.ndarray:
+    """Signed distance, mm, positive behind and below the oblique fissure (lower lobe)."""
+    _, y, z = grid.mesh()
+    return (np.float32(0.80) * (y - 5) - np.float32(0.60) * (z + 28)) * np.float32(1.0)
+
+
+def covid_field(thorax: Thorax) -> np.ndarray:
+    """Patches under the pleura, most behind and below, on both sides; larger is sooner ill."""
+    rng, grid, person = thorax.person.stream(30), thorax.grid, thorax.person
+    x, y, z = grid.mesh()
+    lung = np.minimum(thorax.right, thorax.left)
+    inside = np.argwhere((lung < -2) & (lung > -15))
+    origin = np.array([axis[0] for axis in grid.axes])
+    sites = origin + inside * np.array(grid.spacing)
+    worse = 1 if rng.random() < 0.5 else -1
+    weight = np.exp(0.020 * sites[:, 1] - 0.013 * sites[:, 2] + 0.25 * worse * np.sign(sites[:, 0]))
+    weight *= np.where((np.abs(sites[:, 0]) < 34), 0.15, 1.0)
+    edges = np.cumsum(weight)
+    count = int(rng.integers(7, 15))
+    chosen = sites[np.searchsorted(edges, rng.random(count) * edges[-1])]
+    field = np.full(grid.shape, np.float32(-2.0))
+    for k, centre in enumerate(np.round(chosen, 3)):
+        size = float(np.round(13 + 15 * rng.random() ** 1.5, 3))
+        flat = 0.75 + 0.5 * rng.random(3)
+        far = np.sqrt(sum(((a - np.float32(c)) / np.float32(size * f)) ** 2
+                          for a, c, f in zip((x, y, z), centre, flat, strict=True)))
+        # The patches start one after another: the first ones are the largest at any time.
+        np.maximum(field, np.float32(1.0 - 0.06 * k) - np.float32(0.55) * far, out=field)
+    depth = np.clip(-lung, 0, 40) / np.float32(40)
+    field += 0.35 * smooth_noise(grid, 9.0, rng) + 0.25 * smooth_noise(grid, 22.0, rng)
+    posterior = (y / np.float32(90)) * np.float32(0.25) - (z + 40) / np.float32(120) * np.float32(0.16)
+    return field + posterior - np.float32(0.55) * depth
+
+
+def lobar_field(thorax: Thorax) -> np.ndarray:
+    """One lobe or segment of one lung, spreading from its centre to the fissure."""
+    rng, grid = thorax.person.stream(31), thorax.grid
+    x, y, z = grid.mesh()
+    side = -1 if rng.random() < 0.6 else 1
+    behind = oblique_fissure(grid)
+    lobe = str(rng.choice(["lower", "upper", "middle"], p=[0.45, 0.3, 0.25]))
+    if lobe == "lower":
+        region, centre = behind, (side * 72, 48, -70)
+    elif lobe == "upper":
+        region, centre = np.minimum(-behind, z + 12), (side * 66, 0, 48)
+    else:
+        region, centre = np.minimum(-behind, -12 - z), (side * 62, -38, -62)
+    centre = np.round(np.array(centre) + 9 * rng.standard_normal(3), 3)
+    far = np.sqrt(sum(((a - np.float32(c)) / np.float32(s)) ** 2
+                      for a, c, s in zip((x, y, z), centre, (52, 48, 46), strict=True)))
+    field = 1 - far + 0.10 * smooth_noise(grid, 14.0, rng)
+    field += np.clip(region * np.float32(0.12), -1.5, 0)
+    # Beyond the fissure and in the other lung the field is too low ever to be reached before the lobe is full.
+    field = np.where(region < -1, field - np.float32(3.0), field)
+    return np.where(x * side < 0, field - np.float32(12.0), field)
+
+
+def involve(hu: np.ndarray, lung: np.ndarray, thorax: Thorax, patient: Grid, disease: Disease):
+    """Put the disease into the lungs of `hu`, in place.
+
+    Args:
+        hu: (X, Y, Z) float32 on the patient grid, lungs already aerated. lung: bool of the same shape.
+        thorax: the coarse anatomy. patient: the patient grid in reference coordinates.
+    Returns: (ground_glass, consolidation), bool (X, Y, Z), disjoint, inside `lung`; their volume over that of `lung` is
+        `disease.share` to the voxel.
+    """
+    nothing = np.zeros(hu.shape, bool)
+    wanted = int(round(disease.share * np.count_nonzero(lung)))
+    if not disease.visible or wanted == 0:
+        return nothing, nothing.copy()
+    field = covid_field(thorax) if disease.kind == COVID else lobar_field(thorax)
+    rng = thorax.person.stream(32)
+    fine = resample(field, thorax.grid, patient)
+    fine += np.float32(0.08) * resample(smooth_noise(thorax.grid, 5.0, rng), thorax.grid, patient)
+    values = fine[lung]
+    threshold = np.partition(values, len(values) - wanted)[len(values) - wanted]
+    cores = max(0, int(round(disease.dense * wanted)))
+    core = np.partition(values, len(values) - cores)[len(values) - cores] if cores else np.float32(np.inf)
+    lesion = lung & (fine >= threshold)
+    dense = lung & (fine >= core)
+    soft = np.float32(0.34 if disease.kind == COVID else 0.12)
+    rise = np.clip((fine - threshold) / soft + np.float32(0.30), 0, 1)
+    rise *= rise * (3 - 2 * rise)
+    rise[~lung] = 0
+    texture = 1 + np.float32(0.16) * resample(smooth_noise(thorax.grid, 6.0, rng), thorax.grid, patient)
+    glass = np.float32(330.0 if disease.kind == COVID else 420.0)
+    added = rise * glass * texture
+    if cores:
+        firm = np.clip((fine - core) / np.float32(0.20 if disease.kind == COVID else 0.08) + np.float32(0.5), 0, 1)
+        firm[~lung] = 0
+        added += firm * (np.float32(800.0) - added)
+    # Vessels and walls stay what they are: only the air left in a voxel can be displaced.
+    hu += added * np.clip((np.float32(20.0) - hu) / np.float32(20.0 - LUNG), 0, 1)
+    return lesion & ~dense, dense
+
+
+def severity_of(share: float) -> str:
+    """CT severity class of MosMedData for an opaque share of the lungs (CT-0 none, CT-1 up to 25 %, ... CT-4 over 75 %)."""
+    return "CT-0" if share <= 0 else f"CT-{min(4, int(share / 0.25 - 1e-9) + 1)}"
+
+
+__all__ = ["COVID", "NORMAL", "PNEUMONIA", "Disease", "Person", "involve", "severity_of"]
