@@ -167,8 +167,16 @@ def status(data: str | Path = "real") -> list[dict]:
     rows = []
     for name in NAMES:
         about = facts(name)
-        row = {"name": name, "title": about["title"], "present": name in there, "cases": None, "access": about["access"],
-               "licence": about["licence"], "how": about["how"], "note": ""}
+        row = {
+            "name": name,
+            "title": about["title"],
+            "present": name in there,
+            "cases": None,
+            "access": about["access"],
+            "licence": about["licence"],
+            "how": about["how"],
+            "note": "",
+        }
         if row["present"]:
             try:
                 row["cases"] = len(open(name, data).cases())

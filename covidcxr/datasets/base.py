@@ -31,6 +31,7 @@ class Dataset:
     UNIONS: dict[str, tuple[str, ...]] = {}
     EXPECTED_LABELS: dict[str, tuple[int, ...]] = {}
     SUPPORT_FILES: tuple[str, ...] = ()  # files the set needs besides the images and masks of the table
+    OPTIONAL_FILES: tuple[str, ...] = ()  # files that may also be there (patterns)
 
     def __init__(self, name: str, folder: Path, phantom: bool = False):
         self.name = name
@@ -85,8 +86,11 @@ class Dataset:
         if row["image"] is None:
             raise InputError(f"{self.name}: case {case} is a row of a table without an image")
         if is_volume(row["image"]) != volume:
-            raise InputError(f"{self.name}: case {case} is a CT volume: use volume() and volume_mask()" if not volume
-                             else f"{self.name}: case {case} is a picture, not a volume: use image() and mask()")
+            raise InputError(
+                f"{self.name}: case {case} is a CT volume: use volume() and volume_mask()"
+                if not volume
+                else f"{self.name}: case {case} is a picture, not a volume: use image() and mask()"
+            )
         return self.folder / row["image"]
 
     # ---- pictures ----------------------------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ class Dataset:
             return np.logical_or.reduce([self.mask(case, part) for part in self.UNIONS[kind]])
         row = self.row(case)
         image = self._image_path(row, volume=False)
-        column, values = self.LABELS[kind]
+        column = self.LABELS[kind][0]
         files = paths_in(row[column])
         if not files:
             raise InputError(f"{self.name}: case {case} has no mask of kind {kind!r} (column {column} of its row is empty)")
@@ -114,10 +118,17 @@ class Dataset:
         for file in files:
             labels = read_labels(self.folder / file)
             if labels.shape != union.shape:
-                raise InputError(f"{self.folder / file}: the mask has {labels.shape[0]} x {labels.shape[1]} pixels, its image "
-                                 f"{image.name} {union.shape[0]} x {union.shape[1]} (height x width)")
-            union |= labels > 0 if values is None else np.isin(labels, values)
+                raise InputError(
+                    f"{self.folder / file}: the mask has {labels.shape[0]} x {labels.shape[1]} pixels, its image "
+                    f"{image.name} {union.shape[0]} x {union.shape[1]} (height x width)"
+                )
+            union |= self.select(row, kind, labels)
         return union
+
+    def select(self, row: dict, kind: str, labels: np.ndarray) -> np.ndarray:
+        """Where a kind's label values lie in one file's labels; bool of their shape."""
+        values = self.LABELS[kind][1]
+        return labels > 0 if values is None else np.isin(labels, values)
 
     # ---- volumes -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +158,7 @@ class Dataset:
             return np.logical_or.reduce([self.volume_mask(case, part) for part in self.UNIONS[kind]])
         row = self.row(case)
         self._image_path(row, volume=True)
-        column, values = self.LABELS[kind]
+        column = self.LABELS[kind][0]
         files = paths_in(row[column])
         if not files:
             raise InputError(f"{self.name}: case {case} has no mask of kind {kind!r} (column {column} of its row is empty)")
@@ -155,7 +166,7 @@ class Dataset:
         union = np.zeros(like.voxels.shape, bool)
         for file in files:
             labels = volumes.read_mask(self.folder / file, like)
-            union |= labels > 0 if values is None else np.isin(labels, values)
+            union |= self.select(row, kind, labels)
         return union
 
     # ---- verification ------------------------------------------------------------------------------------------------

@@ -25,15 +25,19 @@ class CocoMasks:
             self._images = {image["id"]: image for image in content["images"]}
             annotations = content["annotations"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a readable COCO file ({type(error).__name__}: {error}); the keys images, annotations and "
-                             "categories are expected") from error
+            raise InputError(
+                f"{path}: not a readable COCO file ({type(error).__name__}: {error}); the keys images, annotations and "
+                "categories are expected"
+            ) from error
         self.filenames = [Path(image["file_name"]).name for image in self._images.values()]
         self._sizes = {stem(image["file_name"]): (image["height"], image["width"]) for image in self._images.values()}
         self._outlines: dict[tuple[str, str], list] = {}
         for annotation in annotations:
             if annotation["image_id"] not in self._images or annotation["category_id"] not in kinds:
-                raise InputError(f"{path}: annotation {annotation.get('id')} belongs to image {annotation['image_id']} and category "
-                                 f"{annotation['category_id']}, one of which the file does not list")
+                raise InputError(
+                    f"{path}: annotation {annotation.get('id')} belongs to image {annotation['image_id']} and category "
+                    f"{annotation['category_id']}, one of which the file does not list"
+                )
             kind = kinds[annotation["category_id"]]
             if kind is not None:
                 case = stem(self._images[annotation["image_id"]]["file_name"])
@@ -51,7 +55,9 @@ class CocoMasks:
         if case not in self._sizes:
             raise InputError(f"{self.path}: image {case} is not listed")
         if self._sizes[case] != tuple(size):
-            raise InputError(f"{self.path}: image {case} is listed with height x width {self._sizes[case]}, the file has {tuple(size)}")
+            raise InputError(
+                f"{self.path}: image {case} is listed with height x width {self._sizes[case]}, the file has {tuple(size)}"
+            )
         union = np.zeros(size, bool)
         for annotation in self._outlines.get((case, kind), ()):
             union |= self._decode(annotation, size)

@@ -24,8 +24,12 @@ WINDOW = (-1250.0, 250.0)  # HU at grey values 0 and 255 of the windowed volumes
 
 
 class COVID19CTSeg(Dataset):
-    LABELS = {"left_lung": ("left_lung", (1,)), "right_lung": ("right_lung", (2,)), "lung": ("lung", (1, 2, 3)),
-              "lesion": ("lesion", None)}
+    LABELS = {
+        "left_lung": ("left_lung", (1,)),
+        "right_lung": ("right_lung", (2,)),
+        "lung": ("lung", (1, 2, 3)),
+        "lesion": ("lesion", None),
+    }
     EXPECTED_LABELS = {"lung": (0, 1, 2, 3), "left_lung": (0, 1, 2), "right_lung": (0, 1, 2), "lesion": (0, 1, 2, 3)}
 
     def _rows(self) -> list[dict]:
@@ -34,23 +38,30 @@ class COVID19CTSeg(Dataset):
             if not path.name.endswith(VOLUME_SUFFIXES):
                 continue
             lung, lesion, both = (self._mask(folder, path.name) for folder in (LUNGS, INFECTION, BOTH))
-            rows.append({
-                "case": stem(path), "patient": stem(path), "modality": "CT", "view": "volume", "finding": "COVID-19",
-                "image": f"{IMAGES}/{path.name}", "lung": lung or both, "left_lung": lung, "right_lung": lung,
-                "lesion": lesion or both, "licence": "synthetic" if self.phantom else "CC BY 4.0",
-                "source": "covidcxr.phantom" if self.phantom else "Zenodo 3757476",
-                "expected_units": "windowed" if path.name.startswith("radiopaedia") else "HU", "lung_and_infection": both,
-            })
+            rows.append(
+                {
+                    "case": stem(path),
+                    "patient": stem(path),
+                    "modality": "CT",
+                    "view": "volume",
+                    "finding": "COVID-19",
+                    "image": f"{IMAGES}/{path.name}",
+                    "lung": lung or both,
+                    "left_lung": lung,
+                    "right_lung": lung,
+                    "lesion": lesion or both,
+                    "licence": "synthetic" if self.phantom else "CC BY 4.0",
+                    "source": "covidcxr.phantom" if self.phantom else "Zenodo 3757476",
+                    "expected_units": "windowed" if path.name.startswith("radiopaedia") else "HU",
+                    "lung_and_infection": both,
+                }
+            )
         return rows
 
     def _mask(self, folder: str, name: str) -> str | None:
         return f"{folder}/{name}" if (self.folder / folder / name).is_file() else None
 
-    def volume_mask(self, case: str, kind: str):
-        self._check_kind(kind)
-        row = self.row(case)
-        if kind == "lesion" and row["lesion"] is not None and row["lesion"] == row["lung_and_infection"]:
-            from covidcxr import volumes
-
-            return volumes.read_mask(self.folder / row["lesion"], self.volume(case)) == 3
-        return super().volume_mask(case, kind)
+    def select(self, row, kind, labels):
+        if kind == "lesion" and row["lesion"] == row["lung_and_infection"]:  # no Infection_Mask: 3 in the combined file
+            return labels == 3
+        return super().select(row, kind, labels)

@@ -8,8 +8,8 @@ Layout taken:
 
 Quirks:
 - Contrast was equalised and stretched: no HU. Only slices with infection, of the middle part of each volume, in volume order.
-- The case of a slice is lost. `patient` is a block of 40 consecutive slices and `patient_known` is False: a patient may reach into
-  the next block, so leave a block out between training and test blocks.
+- The case of a slice is lost. `patient` is a block of 40 consecutive slices and `patient_known` is False: a patient may reach
+  into the next block, so leave a block out between training and test blocks.
 - Slices from about 1200 on (radiopaedia) lie upside down. Left and right lung are merged.
 """
 
@@ -27,10 +27,19 @@ class CT20Slices(Dataset):
         for path in sorted((self.folder / "image").glob("*.png")):
             if not path.stem.isdigit():
                 continue
-            rows.append({
-                "case": path.stem, "patient": f"block-{int(path.stem) // BLOCK:02d}", "modality": "CT", "view": "axial slice",
-                "finding": "COVID-19", "image": f"image/{path.name}", "lung": f"lung/{path.name}", "lesion": f"lesion/{path.name}",
-                "licence": "scans CC BY 4.0 (Zenodo 3757476); slices not stated", "source": "dstaroff/COVID19-CT-Segmentation",
-                "patient_known": False,
-            })
+            rows.append(
+                {
+                    "case": path.stem,
+                    "patient": f"block-{int(path.stem) // BLOCK:02d}",
+                    "modality": "CT",
+                    "view": "axial slice",
+                    "finding": "COVID-19",
+                    "image": f"image/{path.name}",
+                    "lung": f"lung/{path.name}",
+                    "lesion": f"lesion/{path.name}",
+                    "licence": "scans CC BY 4.0 (Zenodo 3757476); slices not stated",
+                    "source": "dstaroff/COVID19-CT-Segmentation",
+                    "patient_known": False,
+                }
+            )
         return rows

@@ -27,10 +27,19 @@ class COVID1920(Dataset):
             for path in sorted((self.folder / part).glob("*_ct.nii*")):
                 case = stem(path).removesuffix("_ct")
                 mask = path.with_name(path.name.replace("_ct.nii", "_seg.nii"))
-                rows.append({
-                    "case": case, "patient": re.sub(r"[_-]\d$", "", case), "modality": "CT", "view": "volume", "finding": "COVID-19",
-                    "image": f"{part}/{path.name}", "lesion": f"{part}/{mask.name}" if mask.is_file() or part == "Train" else None,
-                    "licence": "synthetic" if self.phantom else "see the challenge's terms (scans CC BY 4.0 at TCIA)",
-                    "source": "covidcxr.phantom" if self.phantom else "COVID-19-20 challenge", "part": part, "expected_units": "HU",
-                })
+                rows.append(
+                    {
+                        "case": case,
+                        "patient": re.sub(r"[_-]\d$", "", case),
+                        "modality": "CT",
+                        "view": "volume",
+                        "finding": "COVID-19",
+                        "image": f"{part}/{path.name}",
+                        "lesion": f"{part}/{mask.name}" if mask.is_file() or part == "Train" else None,
+                        "licence": "synthetic" if self.phantom else "see the challenge's terms (scans CC BY 4.0 at TCIA)",
+                        "source": "covidcxr.phantom" if self.phantom else "COVID-19-20 challenge",
+                        "part": part,
+                        "expected_units": "HU",
+                    }
+                )
         return rows

@@ -7,8 +7,8 @@ Layout taken:
     NonCOVID/Non-Covid_(<n>).png, NonCOVID/nor_<p>_img_<k>.jpg    without (the same set; normal patients <p>)
 
 Quirks:
-- nor_* slices are already cut to the lungs (background 0), the others are not: column `lungs_only`. A classifier tells the two apart
-  by the background, so cut the lungs out of all slices before training.
+- nor_* slices are already cut to the lungs (background 0), the others are not: column `lungs_only`. A classifier tells the
+  two apart by the background, so cut the lungs out of all slices before training.
 - Patients are known for nor_* only. The slices of every other source share one patient name ("… unknown") and `patient_known` is
   False: a grouped split then keeps a source together, which is the only safe choice.
 - No masks, no HU: grey values of unknown windows.
@@ -19,27 +19,46 @@ import re
 from covidcxr.datasets.base import Dataset
 from covidcxr.datasets.images import IMAGE_SUFFIXES, stem
 
-_SOURCES = (("mosmed", "MosMedData"), ("nor_", "normal patients"), ("covid", "SARS-CoV-2 CT-scan"), ("non-covid", "SARS-CoV-2 CT-scan"))
+_SOURCES = (
+    ("mosmed", "MosMedData"),
+    ("nor_", "normal patients"),
+    ("covid", "SARS-CoV-2 CT-scan"),
+    ("non-covid", "SARS-CoV-2 CT-scan"),
+)
 
 
 class CVTLabels(Dataset):
     def _rows(self) -> list[dict]:
         rows = []
         for label, finding in (("COVID", "COVID-19"), ("NonCOVID", None)):
-            for path in sorted((self.folder / label).glob("*"), key=lambda path: [int(p) if p.isdigit() else p
-                                                                                for p in re.split(r"(\d+)", path.name)]):
+            for path in sorted(
+                (self.folder / label).glob("*"),
+                key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)],
+            ):
                 if path.suffix.lower() not in IMAGE_SUFFIXES:
                     continue
                 source = next((name for start, name in _SOURCES if path.name.lower().startswith(start)), "unknown source")
                 normal = re.match(r"nor_(\d+)_img", path.name)
-                rows.append({
-                    "case": stem(path), "patient": f"nor_{normal.group(1)}" if normal else f"{source} unknown", "modality": "CT",
-                    "view": "axial slice", "finding": "no finding" if normal else finding, "covid": label == "COVID",
-                    "image": f"{label}/{path.name}", "licence": "not stated", "source": f"CVT_COVID-CT-CNN: {source}",
-                    "lungs_only": normal is not None, "patient_known": normal is not None,
-                })
+                rows.append(
+                    {
+                        "case": stem(path),
+                        "patient": f"nor_{normal.group(1)}" if normal else f"{source} unknown",
+                        "modality": "CT",
+                        "view": "axial slice",
+                        "finding": "no finding" if normal else finding,
+                        "covid": label == "COVID",
+                        "image": f"{label}/{path.name}",
+                        "licence": "not stated",
+                        "source": f"CVT_COVID-CT-CNN: {source}",
+                        "lungs_only": normal is not None,
+                        "patient_known": normal is not None,
+                    }
+                )
         return rows
 
     def _counts(self, table) -> dict[str, int]:
-        return {"slices with disease": int(table.covid.sum()), "slices without": int((~table.covid).sum()),
-                "slices cut to the lungs": int(table.lungs_only.sum())}
+        return {
+            "slices with disease": int(table.covid.sum()),
+            "slices without": int((~table.covid).sum()),
+            "slices cut to the lungs": int(table.lungs_only.sum()),
+        }

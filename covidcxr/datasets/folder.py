@@ -1,14 +1,15 @@
 """A user's own images, volumes, masks and table.
 
 Layout taken (any part but images/volumes may be absent):
-    images/<case>.png|jpg|jpeg|bmp|tif        radiographs or slices, 8- or 16-bit, grey or colour
-    volumes/<case>.nii.gz|nii                 CT volumes
-    masks/<kind>/<case>.*                     masks, 0 background, anything else foreground. Kinds are the names of the folders; lung,
-                                              left_lung, right_lung, lesion have their columns. lung is the union of the sides and
-                                              lesion that of ground_glass and consolidation where they have no folder of their own.
-    cases.csv                                 one row per case (optional): column case (file name without suffix), and any of patient,
-                                              modality, view, finding, icu, death, sex, age, licence, source; further columns are kept.
-                                              icu and death: Y/N, yes/no, 1/0, true/false. Listed cases must have a file.
+    images/<case>.png|jpg|jpeg|bmp|tif    radiographs or slices, 8- or 16-bit, grey or colour
+    volumes/<case>.nii.gz|nii             CT volumes
+    masks/<kind>/<case>.*                 masks: 0 background, anything else foreground. Kinds are the names of the folders.
+                                          lung is the union of left_lung and right_lung, and lesion that of ground_glass and
+                                          consolidation, where they have no folder of their own
+    cases.csv                             one row per case: column `case` (file name without suffix), and any of patient,
+                                          modality, view, finding, icu, death, sex, age, licence, source; further columns are
+                                          kept. icu and death: Y/N, yes/no, 1/0, true/false. Files that are not listed are left
+                                          out; listed cases must have a file
 
 Without cases.csv every image is its own patient: give patients when there are several images of one, or splits will leak.
 """
@@ -36,16 +37,25 @@ class UserFolder(Dataset):
     def _rows(self) -> list[dict]:
         files = self._files("images", IMAGE_SUFFIXES) | self._files("volumes", VOLUME_SUFFIXES)
         if not files:
-            raise InputError(f"{self.folder}: no images found. Expected images/<case>.png (or jpg, bmp, tif) or volumes/<case>.nii.gz, "
-                             "masks/<kind>/<case>.* and, if wanted, cases.csv.")
+            raise InputError(
+                f"{self.folder}: no images found. Expected images/<case>.png (or jpg, bmp, tif) or volumes/<case>.nii.gz, "
+                "masks/<kind>/<case>.* and, if wanted, cases.csv."
+            )
         masks = {kind: self._files(f"masks/{kind}", IMAGE_SUFFIXES + VOLUME_SUFFIXES) for kind in self.LABELS}
         table = self._table(files)
         rows = []
         for case, image in files.items():
             if table and case not in table:
                 continue  # the verifier names the file as unused
-            row = {"case": case, "image": image, "patient": case, "modality": "CT" if is_volume(image) else "CXR",
-                   "view": "volume" if is_volume(image) else None, "licence": "the user's own", "source": str(self.folder.name)}
+            row = {
+                "case": case,
+                "image": image,
+                "patient": case,
+                "modality": "CT" if is_volume(image) else "CXR",
+                "view": "volume" if is_volume(image) else None,
+                "licence": "the user's own",
+                "source": str(self.folder.name),
+            }
             row |= {key: value for key, value in table.get(case, {}).items() if value is not None}
             row |= {kind: found.get(case) for kind, found in masks.items()}
             for kind, parts in self.UNIONS.items():
@@ -60,7 +70,9 @@ class UserFolder(Dataset):
                 continue
             case = stem(path)
             if case in found:
-                raise InputError(f"{self.folder}: two files are called {case}: {found[case]} and {folder}/{path.name}. Names must differ.")
+                raise InputError(
+                    f"{self.folder}: two files are called {case}: {found[case]} and {folder}/{path.name}. Names must differ."
+                )
             found[case] = f"{folder}/{path.name}"
         return found
 
@@ -75,10 +87,15 @@ class UserFolder(Dataset):
             if case in table:
                 raise InputError(f"{where}: case {case!r} is listed twice")
             if case not in files:
-                raise InputError(f"{where}: case {case!r} has no file; expected images/{case}.png (or another picture) or "
-                                 f"volumes/{case}.nii.gz")
-            table[case] = {key: self._value(key, text.strip(), where) for key, text in row.items()
-                           if key not in ("image", *self.LABELS, *self.UNIONS)}
+                raise InputError(
+                    f"{where}: case {case!r} has no file; expected images/{case}.png (or another picture) or "
+                    f"volumes/{case}.nii.gz"
+                )
+            table[case] = {
+                key: self._value(key, text.strip(), where)
+                for key, text in row.items()
+                if key not in ("image", *self.LABELS, *self.UNIONS)
+            }
         return table
 
     @staticmethod
@@ -88,7 +105,9 @@ class UserFolder(Dataset):
         if column in ("icu", "death", "covid"):
             value = yes_no(text)
             if value is None:
-                raise InputError(f"{where}: column {column} is {text!r}; Y/N, yes/no, 1/0, true/false or an empty cell is expected")
+                raise InputError(
+                    f"{where}: column {column} is {text!r}; Y/N, yes/no, 1/0, true/false or an empty cell is expected"
+                )
             return value
         if column == "age":
             value = number(text)

@@ -1,4 +1,4 @@
-"""General Blockchain: 100 chest radiographs with lungs, opacities, devices outlined by radiologists (papers ramesh2021, tang2020).
+"""General Blockchain: 100 radiographs with lungs, opacities, devices outlined by radiologists (papers ramesh2021, tang2020).
 
 Source: https://github.com/GeneralBlockchain/covid-19-chest-xray-segmentations-dataset (git). Annotations CC BY 4.0; the images
 come from the Cohen collection and keep the licence of each image (column `license` of metadata.csv, often empty).
@@ -29,8 +29,8 @@ import re
 import numpy as np
 
 from covidcxr.datasets.base import Dataset
-from covidcxr.datasets.cohen import outcomes, read_metadata
 from covidcxr.datasets.coco import CocoMasks
+from covidcxr.datasets.cohen import outcomes, read_metadata
 from covidcxr.datasets.images import read_pixels, read_size, stem
 from covidcxr.datasets.tables_of_cases import normalise_finding, read_csv
 from covidcxr.errors import InputError
@@ -63,6 +63,7 @@ def class_kind(name: str) -> str | None:
 
 class GeneralBlockchainCXR(Dataset):
     SUPPORT_FILES = ("structure.csv",)
+    OPTIONAL_FILES = ("metadata.csv", "annotation/results.json")
     LABELS = {kind: (kind, None) for kind in dict.fromkeys(CLASSES.values())}
     UNIONS = {"lung": ("left_lung", "right_lung"), "lesion": ("ground_glass", "consolidation")}
 
@@ -75,13 +76,14 @@ class GeneralBlockchainCXR(Dataset):
         if structure_path.is_file():
             self._annotations = read_csv(structure_path, ANNOTATION_COLUMNS)
         elif self._coco is None:
-            raise InputError(f"{self.folder}: neither structure.csv nor annotation/results.json is there. Clone the whole repository: "
-                             "git clone https://github.com/GeneralBlockchain/covid-19-chest-xray-segmentations-dataset.git")
+            raise InputError(
+                f"{self.folder}: neither structure.csv nor annotation/results.json is there. Clone the whole repository: "
+                "git clone https://github.com/GeneralBlockchain/covid-19-chest-xray-segmentations-dataset.git"
+            )
         else:
             self._annotations = None
         self._crops = self._read_crops()
-        filenames = list(dict.fromkeys(
-            self._annotations["Filename"] if self._annotations is not None else self._coco.filenames))
+        filenames = list(dict.fromkeys(self._annotations["Filename"] if self._annotations is not None else self._coco.filenames))
         metadata = read_metadata(self.folder / "metadata.csv")
         return [self._row(filename, metadata.get(filename)) for filename in filenames]
 
@@ -93,16 +95,20 @@ class GeneralBlockchainCXR(Dataset):
         for number, row in enumerate(self._annotations.to_dict("records"), start=2):  # line 1 is the header
             kind = class_kind(row["Template Name"])
             if kind is None:
-                raise InputError(f"{self.folder / 'structure.csv'}, line {number}: unknown class {row['Template Name']!r}; "
-                                 f"known: {', '.join(CLASSES)}")
+                raise InputError(
+                    f"{self.folder / 'structure.csv'}, line {number}: unknown class {row['Template Name']!r}; "
+                    f"known: {', '.join(CLASSES)}"
+                )
             if not row["Mask"].strip():
                 continue
             try:
                 width, height = (int(part) for part in row["Resolution"].lower().split("x"))
                 box = {key.lower(): int(float(row[key])) for key in ("Top", "Left", "Width", "Height")}
             except ValueError:
-                raise InputError(f"{self.folder / 'structure.csv'}, line {number}: Resolution (WxH), Top, Left, Width and Height "
-                                 f"must be whole numbers; found {[row[key] for key in ANNOTATION_COLUMNS[3:]]}") from None
+                raise InputError(
+                    f"{self.folder / 'structure.csv'}, line {number}: Resolution (WxH), Top, Left, Width and Height "
+                    f"must be whole numbers; found {[row[key] for key in ANNOTATION_COLUMNS[3:]]}"
+                ) from None
             crop = {"path": row["Mask"].strip(), "size": (height, width), "line": number, **box}
             crops.setdefault(stem(row["Filename"]), {}).setdefault(kind, []).append(crop)
         return crops
@@ -163,18 +169,25 @@ class GeneralBlockchainCXR(Dataset):
     def _paste(self, canvas: np.ndarray, crop: dict, case: str) -> None:
         where = f"{self.folder / crop['path']} (structure.csv, line {crop['line']}, image {case})"
         if crop["size"] != canvas.shape:
-            raise InputError(f"{where}: Resolution says {crop['size'][1]} x {crop['size'][0]} (width x height), the image has "
-                             f"{canvas.shape[1]} x {canvas.shape[0]}")
+            raise InputError(
+                f"{where}: Resolution says {crop['size'][1]} x {crop['size'][0]} (width x height), the image has "
+                f"{canvas.shape[1]} x {canvas.shape[0]}"
+            )
         pixels = read_pixels(self.folder / crop["path"])
         if pixels.shape[:2] != (crop["height"], crop["width"]):
-            raise InputError(f"{where}: the crop has {pixels.shape[1]} x {pixels.shape[0]} pixels, the table says "
-                             f"{crop['width']} x {crop['height']} (width x height)")
+            raise InputError(
+                f"{where}: the crop has {pixels.shape[1]} x {pixels.shape[0]} pixels, the table says "
+                f"{crop['width']} x {crop['height']} (width x height)"
+            )
         top, left, bottom, right = crop["top"], crop["left"], crop["top"] + crop["height"], crop["left"] + crop["width"]
         if top < 0 or left < 0 or bottom > canvas.shape[0] or right > canvas.shape[1]:
-            raise InputError(f"{where}: the crop's box (left {left}, top {top}, right {right}, bottom {bottom}) is out of bounds of "
-                             f"an image of {canvas.shape[1]} x {canvas.shape[0]} pixels")
-        foreground = pixels > 0 if pixels.ndim == 2 else (pixels[:, :, :3] > 0).any(axis=2)
-        canvas[top:bottom, left:right] |= foreground
+            raise InputError(
+                f"{where}: the crop's box (left {left}, top {top}, right {right}, bottom {bottom}) is out of bounds of "
+                f"an image of {canvas.shape[1]} x {canvas.shape[0]} pixels"
+            )
+        if pixels.ndim == 3:
+            pixels = pixels[:, :, 0] | pixels[:, :, 1] | pixels[:, :, 2] if pixels.shape[2] >= 3 else pixels[:, :, 0]
+        canvas[top:bottom, left:right] |= pixels > 0
 
     # ---- verification ------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,9 @@ def read_pixels(path: Path) -> np.ndarray:
             raise InputError(f"{path}: 32-bit integer pixels outside 0..65535; save it as 8- or 16-bit grey")
         pixels = pixels.astype(np.uint16)
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3):
-        raise InputError(f"{path}: pixels of type {pixels.dtype} and shape {pixels.shape}; 8- or 16-bit grey or colour is expected")
+        raise InputError(
+            f"{path}: pixels of type {pixels.dtype} and shape {pixels.shape}; 8- or 16-bit grey or colour is expected"
+        )
     return pixels
 
 

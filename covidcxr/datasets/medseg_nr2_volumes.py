@@ -21,7 +21,12 @@ SAME_PATIENT = {"case3": "case2"}
 
 
 class MedSegVolumes(Dataset):
-    LABELS = {"left_lung": ("left_lung", (1,)), "right_lung": ("right_lung", (2,)), "lung": ("lung", (1, 2)), "lesion": ("lesion", None)}
+    LABELS = {
+        "left_lung": ("left_lung", (1,)),
+        "right_lung": ("right_lung", (2,)),
+        "lung": ("lung", (1, 2)),
+        "lesion": ("lesion", None),
+    }
     EXPECTED_LABELS = {"lung": (0, 1, 2), "left_lung": (0, 1, 2), "right_lung": (0, 1, 2), "lesion": (0, 1)}
 
     def _rows(self) -> list[dict]:
@@ -29,11 +34,22 @@ class MedSegVolumes(Dataset):
         for path in sorted(self.folder.glob("case*_image.nii*"), key=lambda path: (len(path.name), path.name)):
             case = stem(path).removesuffix("_image")
             lung, lesion = (f"{case}_{kind}.nii.gz" for kind in ("lung_lr", "lesion"))
-            rows.append({
-                # the phantom's patients are its own: its case3 is nobody else
-                "case": case, "patient": case if self.phantom else SAME_PATIENT.get(case, case), "modality": "CT", "view": "volume",
-                "finding": "COVID-19", "image": path.name, "lung": lung, "left_lung": lung, "right_lung": lung, "lesion": lesion,
-                "licence": "synthetic" if self.phantom else "not stated",
-                "source": "covidcxr.phantom" if self.phantom else "nthai-cit/covid-seg", "expected_units": "HU",
-            })
+            rows.append(
+                {
+                    # the phantom's patients are its own: its case3 is nobody else
+                    "case": case,
+                    "patient": case if self.phantom else SAME_PATIENT.get(case, case),
+                    "modality": "CT",
+                    "view": "volume",
+                    "finding": "COVID-19",
+                    "image": path.name,
+                    "lung": lung,
+                    "left_lung": lung,
+                    "right_lung": lung,
+                    "lesion": lesion,
+                    "licence": "synthetic" if self.phantom else "not stated",
+                    "source": "covidcxr.phantom" if self.phantom else "nthai-cit/covid-seg",
+                    "expected_units": "HU",
+                }
+            )
         return rows

@@ -19,16 +19,27 @@ class MosMedData(Dataset):
     EXPECTED_LABELS = {"lesion": (0, 1)}
 
     def _rows(self) -> list[dict]:
-        masks = {stem(path).removesuffix("_mask"): f"masks/{path.name}" for path in sorted((self.folder / "masks").glob("*_mask.nii*"))}
+        masks = {
+            stem(path).removesuffix("_mask"): f"masks/{path.name}" for path in sorted((self.folder / "masks").glob("*_mask.nii*"))
+        }
         rows = []
         for path in sorted((self.folder / "studies").glob("CT-*/study_*.nii*")):
             case, severity = stem(path), path.parent.name
-            rows.append({
-                "case": case, "patient": case, "modality": "CT", "view": "volume",
-                "finding": "no finding" if severity == "CT-0" else "COVID-19", "image": f"studies/{severity}/{path.name}",
-                "lesion": masks.get(case), "licence": "synthetic" if self.phantom else "CC BY-NC-ND 3.0",
-                "source": "covidcxr.phantom" if self.phantom else "mosmed.ai", "severity": severity, "expected_units": "HU",
-            })
+            rows.append(
+                {
+                    "case": case,
+                    "patient": case,
+                    "modality": "CT",
+                    "view": "volume",
+                    "finding": "no finding" if severity == "CT-0" else "COVID-19",
+                    "image": f"studies/{severity}/{path.name}",
+                    "lesion": masks.get(case),
+                    "licence": "synthetic" if self.phantom else "CC BY-NC-ND 3.0",
+                    "source": "covidcxr.phantom" if self.phantom else "mosmed.ai",
+                    "severity": severity,
+                    "expected_units": "HU",
+                }
+            )
         return rows
 
     def _counts(self, table) -> dict[str, int]:

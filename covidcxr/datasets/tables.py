@@ -26,16 +26,35 @@ class OutcomeTables(Dataset):
         rows = []
         if (self.folder / SEVERITY).is_file():
             for row in read_csv(self.folder / SEVERITY, ("filename", *RANGES), comment="#").to_dict("records"):
-                rows.append({"case": f"severity/{stem(row['filename'])}", "modality": "CXR", "table": "severity",
-                             "filename": row["filename"], **{key: number(row[key]) for key in RANGES},
-                             "licence": "CC BY-SA", "source": "Cohen et al., arXiv 2005.11856"})
+                rows.append(
+                    {
+                        "case": f"severity/{stem(row['filename'])}",
+                        "modality": "CXR",
+                        "table": "severity",
+                        "filename": row["filename"],
+                        **{key: number(row[key]) for key in RANGES},
+                        "licence": "CC BY-SA",
+                        "source": "Cohen et al., arXiv 2005.11856",
+                    }
+                )
         if (self.folder / RURAL).is_file():
             needed = ("PATIENT_ID", "AGE", "SEX", "ICU Admit", "MORTALITY")
             for row in read_csv(self.folder / RURAL, needed).to_dict("records"):
-                rows.append({"case": f"rural/{row['PATIENT_ID']}", "patient": row["PATIENT_ID"], "modality": "CXR", "table": "rural",
-                             "finding": "COVID-19" if yes_no(row.get("COVID TEST POSITIVE")) else None,
-                             "icu": yes_no(row["ICU Admit"]), "death": yes_no(row["MORTALITY"]), "sex": row["SEX"] or None,
-                             "age": number(row["AGE"]), "licence": "not stated", "source": "TCIA COVID-19-AR"})
+                rows.append(
+                    {
+                        "case": f"rural/{row['PATIENT_ID']}",
+                        "patient": row["PATIENT_ID"],
+                        "modality": "CXR",
+                        "table": "rural",
+                        "finding": "COVID-19" if yes_no(row.get("COVID TEST POSITIVE")) else None,
+                        "icu": yes_no(row["ICU Admit"]),
+                        "death": yes_no(row["MORTALITY"]),
+                        "sex": row["SEX"] or None,
+                        "age": number(row["AGE"]),
+                        "licence": "not stated",
+                        "source": "TCIA COVID-19-AR",
+                    }
+                )
         return rows
 
     def _check_set(self, table, report) -> None:
@@ -43,12 +62,18 @@ class OutcomeTables(Dataset):
             if column in table:
                 wrong = table[(table.table == "severity") & ~table[column].between(low, high)]
                 for row in wrong.itertuples():
-                    report.error("value range", f"{column} is {getattr(row, column)}, expected {low:g} to {high:g}", case=row.case)
+                    report.error(
+                        "value range", f"{column} is {getattr(row, column)}, expected {low:g} to {high:g}", case=row.case
+                    )
         rural = table[table.table == "rural"]
         for row in rural[~rural.age.between(0, 120)].itertuples():
             report.warning("value range", f"age is {row.age}", case=row.case)
 
     def _counts(self, table) -> dict[str, int]:
         rural = table[table.table == "rural"]
-        return {"severity rows": int((table.table == "severity").sum()), "rural rows": len(rural),
-                "rural ICU": int(rural.icu.sum()), "rural deaths": int(rural.death.sum())}
+        return {
+            "severity rows": int((table.table == "severity").sum()),
+            "rural rows": len(rural),
+            "rural ICU": int(rural.icu.sum()),
+            "rural deaths": int(rural.death.sum()),
+        }

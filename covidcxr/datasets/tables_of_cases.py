@@ -79,8 +79,10 @@ def case_table(rows: list[dict], where):
     import pandas
 
     if not rows:
-        raise InputError(f"{where}: no case found. The layouts that are read stand at the top of the set's module and in its "
-                         "entry in params/datasets.yaml.")
+        raise InputError(
+            f"{where}: no case found. The layouts that are read stand at the top of the set's module and in its "
+            "entry in params/datasets.yaml."
+        )
     extra = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in COLUMNS]
     full = []
     for row in rows:
@@ -94,7 +96,9 @@ def case_table(rows: list[dict], where):
         if column in _BOOLEAN:
             columns[column] = pandas.array(values, dtype="boolean")
         elif column == "age":
-            columns[column] = pandas.Series([float("nan") if value is None else float(value) for value in values], dtype="float64")
+            columns[column] = pandas.Series(
+                [float("nan") if value is None else float(value) for value in values], dtype="float64"
+            )
         elif column in COLUMNS or any(isinstance(value, (str, list)) for value in values):
             columns[column] = pandas.Series(values, dtype="object")  # None stays None, lists stay lists
         else:

@@ -5,7 +5,7 @@ per image) and Kermany's paediatric radiographs (Mendeley, CC BY 4.0 as V7's pag
 
 Layout taken (the join as prepared for this study):
     v7_map.csv                                    every V7 id: v7_id, group, original_filename, width, height, ct, match, …
-    covid/images, covid/masks/<stem>.png          COVID radiographs and a few CT pictures; covid/metadata.csv of the Cohen collection
+    covid/images, covid/masks/<stem>.png          COVID radiographs, a few CT pictures; covid/metadata.csv (Cohen)
     covid/darwin_json/<v7 id>.json                V7's own annotation files (not needed)
     noncovid_fullsize/images, …/masks             Kermany radiographs of original size
     kermany224/images/<train|test>/<NORMAL|PNEUMONIA>, kermany224/masks/<stem>.png      the same at 224 x 224
@@ -34,6 +34,7 @@ class V7CXR(Dataset):
     LABELS = {"lung": ("lung", (255,)), "ignore": ("lung", (127,))}
     EXPECTED_LABELS = {"lung": (0, 127, 255)}
     SUPPORT_FILES = ("v7_map.csv",)
+    OPTIONAL_FILES = ("covid/metadata.csv", "covid/darwin_json/*.json")
 
     def _rows(self) -> list[dict]:
         known = {}
@@ -42,8 +43,10 @@ class V7CXR(Dataset):
             known = {stem(row["original_filename"]): row for row in table.to_dict("records") if row["original_filename"]}
         metadata = read_metadata(self.folder / "covid" / "metadata.csv")
         rows = [self._covid(path, known, metadata) for path in self._pictures("covid/images")]
-        rows += [self._kermany("fullsize", path, "noncovid_fullsize/masks", known)
-                 for path in self._pictures("noncovid_fullsize/images")]
+        rows += [
+            self._kermany("fullsize", path, "noncovid_fullsize/masks", known)
+            for path in self._pictures("noncovid_fullsize/images")
+        ]
         rows += [self._kermany("224", path, "kermany224/masks", known) for path in self._pictures("kermany224/images")]
         return rows
 
@@ -54,18 +57,25 @@ class V7CXR(Dataset):
         entry = known.get(stem(path), {})
         mask = f"{masks}/{stem(path)}.png"
         return {
-            "case": f"{part}/{stem(path)}", "image": path.relative_to(self.folder).as_posix(),
-            "lung": mask if (self.folder / mask).is_file() else None, "modality": "CT" if entry.get("ct") == "True" else "CXR",
-            "part": part, "v7_id": entry.get("v7_id") or None, "match": entry.get("match") or None,
+            "case": f"{part}/{stem(path)}",
+            "image": path.relative_to(self.folder).as_posix(),
+            "lung": mask if (self.folder / mask).is_file() else None,
+            "modality": "CT" if entry.get("ct") == "True" else "CXR",
+            "part": part,
+            "v7_id": entry.get("v7_id") or None,
+            "match": entry.get("match") or None,
         }
 
     def _covid(self, path: Path, known: dict, metadata: dict) -> dict:
         about = metadata.get(path.name, {})
         identifier = str(about.get("patientid") or "").strip()
         return {
-            **self._common("covid", path, "covid/masks", known), **outcomes(about),
-            "patient": f"cohen-{identifier}" if identifier else f"file-{stem(path)}", "view": about.get("view") or None,
-            "finding": normalise_finding(about.get("finding")), "licence": about.get("license") or "not stated",
+            **self._common("covid", path, "covid/masks", known),
+            **outcomes(about),
+            "patient": f"cohen-{identifier}" if identifier else f"file-{stem(path)}",
+            "view": about.get("view") or None,
+            "finding": normalise_finding(about.get("finding")),
+            "licence": about.get("license") or "not stated",
             "source": about.get("url") or "Cohen collection",
         }
 
@@ -76,10 +86,18 @@ class V7CXR(Dataset):
         if person:
             patient, finding = person.group(1), normalise_finding(person.group(2))
         else:
-            patient, finding = re.sub(r"-\d{4}(-\d+)?$", "", name), "no finding"
-        return {**row, "patient": f"kermany-{patient}", "view": "AP", "finding": finding,
-                "licence": "CC BY 4.0 (stated for the Mendeley source)", "source": "Kermany et al., Mendeley rscbjbr9sj"}
+            normal = re.match(r"(?:NORMAL2-)?IM-\d+", name)
+            patient, finding = normal.group() if normal else name, "no finding"
+        return {
+            **row,
+            "patient": f"kermany-{patient}",
+            "view": "AP",
+            "finding": finding,
+            "licence": "CC BY 4.0 (stated for the Mendeley source)",
+            "source": "Kermany et al., Mendeley rscbjbr9sj",
+        }
 
     def _counts(self, table) -> dict[str, int]:
         return {f"part {part}": int(n) for part, n in table.part.value_counts(sort=False).items()} | {
-            "lung masks": int(table.lung.notna().sum())}
+            "lung masks": int(table.lung.notna().sum())
+        }

@@ -1,0 +1,80 @@
+"""Unpacking of zip archives that may be hostile or damaged: everything stays inside the target folder, or nothing is written."""
+
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from covidcxr.errors import InputError
+
+_IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db")
+
+
+def unpack_zip(archive: Path, target: Path, workspace: Path) -> dict[str, int]:
+    """Unpack an archive into `target`.
+
+    Every entry is checked before the first is written; files are written aside in `workspace` (on the same disk) and moved
+    when all are complete. A single top folder of the target's own name is left out, so that archives with and without it give
+    one layout.
+
+    Returns:
+        {path relative to target: size} of the unpacked files.
+
+    Raises:
+        InputError: not a zip archive, damaged, encrypted, too large for the disk, or with an entry that leads outside
+            (absolute path, "..", link).
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = _members(content, archive, target.name)
+            needed = sum(info.file_size for _, info in members)
+            free = shutil.disk_usage(workspace).free
+            if needed > free:
+                raise InputError(
+                    f"{archive}: unpacked it takes {needed / 2**20:.0f} MiB, {workspace} has {free / 2**20:.0f} MiB free"
+                )
+            with tempfile.TemporaryDirectory(prefix="unpack-", dir=workspace) as aside:
+                for name, info in members:
+                    path = Path(aside, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with content.open(info) as source, open(path, "wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                for name, _ in members:
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    Path(aside, name).replace(target / name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{archive}: not a readable zip archive ({error}). Delete it and fetch it again.") from error
+    return {str(name): info.file_size for name, info in members}
+
+
+def _members(content: zipfile.ZipFile, archive: Path, own_name: str) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
+    members = []
+    for info in content.infolist():
+        # the name as stored: ZipInfo.filename has been cleaned of some of what is looked for
+        name = PurePosixPath(info.orig_filename)
+        mode = info.external_attr >> 16
+        why = (
+            "an absolute path"
+            if name.is_absolute() or re.match(r"[A-Za-z]:", info.orig_filename)
+            else "'..' in its path"
+            if ".." in name.parts
+            else "a backslash or a zero byte in its path"
+            if "\\" in info.orig_filename or "\0" in info.orig_filename
+            else "a link"
+            if stat.S_IFMT(mode) == stat.S_IFLNK
+            else "encrypted"
+            if info.flag_bits & 1
+            else ""
+        )
+        if why:
+            raise InputError(f"{archive}: the entry {info.orig_filename!r} is unsafe ({why}); nothing was unpacked")
+        if not info.is_dir() and not set(name.parts) & set(_IGNORED):
+            members.append((name, info))
+    if members and all(len(name.parts) > 1 and name.parts[0] == own_name for name, _ in members):
+        members = [(PurePosixPath(*name.parts[1:]), info) for name, info in members]
+    if len({name for name, _ in members}) != len(members):
+        raise InputError(f"{archive}: several entries have the same name; nothing was unpacked")
+    return members
