@@ -1,0 +1,293 @@
+"""The page: `outputs/<profile>/report.html`, every claim of the papers beside what was obtained here.
+
+One self-contained file: figures are embedded, nothing is loaded from elsewhere, there is no script. Every text that comes from a
+notebook or a results file is escaped; pictures stand in <img> elements, where an SVG can neither run scripts nor load anything.
+
+    report.build(Path("outputs/demo"))    # -> outputs/demo/report.html
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import datetime
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from covidcxr import claims as claims_module
+from covidcxr import outcomes as outcomes_module
+from covidcxr import paths
+from covidcxr.claims import Claims, Paper
+from covidcxr.outcomes import Assessment, Outcome
+
+FILE = "report.html"
+TABLE_ROWS, TABLE_COLUMNS, CELL_CHARACTERS = 40, 16, 200
+PICTURE_BYTES, PAGE_PICTURE_BYTES = 3 * 2**20, 10 * 2**20  # base64 adds a third: the page stays below 15 MB
+PICTURES = {".png": ("image/png", (b"\x89PNG\r\n\x1a\n",)), ".svg": ("image/svg+xml", (b"<?xml", b"<svg"))}
+GROUPS = (
+    ("Scores", ("performance", "margin", "statement"), True),
+    ("Data sets and splits", ("count",), False),
+    ("Settings", ("setting",), False),
+    ("Figures, tables and schematics", ("figure", "table", "schematic"), False),
+    ("From the authors' released files, not from the paper", ("released",), False),
+)
+"""Heading, kinds of claims, whether open at first."""
+SYMBOLS = {
+    "match": "✓", "differs": "≠", "not comparable": "◇", "figure only": "▣", "paper inconsistent": "!", "no data": "∅",
+    "phantom": "◌", "not run": "…",
+}
+STAGE_WORDS = {"no-data": "no data", "unfinished": "not finished", "planned": "not written yet"}
+
+
+def build(profile_dir: Path) -> Path:
+    """Write the report of a profile from whatever its stages have left, and return its path.
+
+    Args:
+        profile_dir: folder that holds the stages' folders, such as outputs/demo; it may be empty or missing.
+
+    Raises:
+        InputError: `params/claims.yaml` or `params/study.yaml` is wrong. Damaged results are no error: the page names them.
+    """
+    target = profile_dir / FILE
+    paths.write_atomically(target, render(profile_dir))
+    return target
+
+
+def render(profile_dir: Path) -> str:
+    """The page as text; see `build`."""
+    import jinja2
+
+    known, study = claims_module.load(), outcomes_module.read_study()
+    stages = outcomes_module.read_profile(profile_dir, study)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": claims_module.number, "unit": unit_text, "anchor": anchor, "is_link": is_link, "slug": slug, "plain": plain,
+    }
+    return environment.get_template("report.html").render(view(profile_dir, known, study, stages))
+
+
+def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Everything that the template shows, as plain values."""
+    assessments = outcomes_module.assess(known, study, stages)
+    pictures = Pictures()
+    done = [stage for stage in stages.values() if stage.state.status == "done"]
+    phantom = [stage.name for stage in done if stage.state.data == "phantom"]
+    papers = [_paper_view(paper, known, assessments, stages, pictures) for paper in known.papers.values()]
+    results = [_stage_view(stage, pictures) for stage in done]
+    problems = [problem for stage in stages.values() for problem in stage.problems] + pictures.problems
+    return {
+        "profile": profile_dir.name, "title": _profile_texts(profile_dir.name),
+        "built": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "statuses": claims_module.STATUSES, "symbols": SYMBOLS, "stage_words": STAGE_WORDS,
+        "counts": outcomes_module.counts(assessments), "total": len(assessments),
+        "phantom": phantom, "real": [stage.name for stage in done if stage.state.data == "real"],
+        "problems": problems, "stages": list(stages.values()), "papers": papers, "results": results,
+        "cards": _data_cards(done), "provenance": _provenance(done), "failed": [s for s in stages.values() if s.failure],
+        "command": lambda stage: f"python -m covidcxr run {profile_dir.name} {stage}", "wide": claims_module.WIDE,
+    }
+
+
+def _paper_view(
+    paper: Paper, known: Claims, assessments: Mapping[str, Assessment], stages: Mapping[str, Outcome], pictures: Pictures
+) -> dict[str, Any]:
+    own = [assessments[claim.id] for claim in known.of_paper(paper.id)]
+    groups = [
+        {"heading": heading, "open": is_open, "rows": [row for row in own if row.claim.kind in kinds]}
+        for heading, kinds, is_open in GROUPS
+    ]
+    counts = outcomes_module.counts({row.claim.id: row for row in own})
+    figures = [
+        {**pictures.embed(stages[row.stage], figure), "claim": row.claim}
+        for row in own for figure in row.figures
+    ]
+    return {
+        "paper": paper, "groups": [group for group in groups if group["rows"]], "figures": figures, "counts": counts,
+        "deviations": [row for row in own if _deviates(row)], "strips": {row.claim.id: strip(row) for row in own},
+    }
+
+
+def _deviates(row: Assessment) -> bool:
+    """Whether something was done otherwise than in the paper: a setting of another value, or a number that can't be compared."""
+    if row.record is None or row.status in ("paper inconsistent", "figure only"):
+        return False
+    if row.claim.kind == "setting":
+        return not claims_module.agrees(row.claim, row.record.get("value"))
+    return row.status == "not comparable"
+
+
+def strip(row: Assessment) -> dict[str, Any] | None:
+    """Positions (0 to 100) of a small chart of a score: paper, here, trivial predictors on one axis from 0 to 1 or to 100.
+
+    None for numbers that are no scores, or lie outside the axis.
+    """
+    claim = row.claim
+    if claim.kind != "performance" or not isinstance(claim.value, (int, float)):
+        return None
+    full = 100.0 if claim.unit == "AP points" else 1.0
+    here = row.record.get("value") if row.record else None
+    interval = row.record.get("ci") if row.record and here is not None else None
+    trivial = trivial_scores(row)
+    numbers = [claim.value, *(claim.interval or ()), *([here] if here is not None else []), *(interval or ()), *trivial.values()]
+    if not all(isinstance(value, (int, float)) and 0 <= value <= full for value in numbers):
+        return None
+
+    def place(value: float) -> float:
+        return round(100 * value / full, 2)
+
+    return {
+        "paper": place(claim.value), "paper_interval": [place(end) for end in claim.interval or ()],
+        "here": None if here is None else place(here), "here_interval": [place(end) for end in interval or ()],
+        "trivial": [place(value) for value in trivial.values()], "full": full,
+    }
+
+
+def trivial_scores(row: Assessment) -> dict[str, float]:
+    """Trivial predictors by name: those known beforehand, overridden by those measured on the images used here."""
+    measured = dict(row.record.get("trivial") or {}) if row.record else {}
+    return {name: score for name, score in {**(row.claim.trivial or {}), **measured}.items() if score is not None}
+
+
+def _stage_view(stage: Outcome, pictures: Pictures) -> dict[str, Any]:
+    others = [figure for figure in stage.figures if not figure.get("reproduces")]
+    return {
+        "stage": stage, "tables": [_table(stage, entry) for entry in stage.tables],
+        "figures": [pictures.embed(stage, figure) for figure in others],
+        "reproduces": [figure["reproduces"] for figure in stage.figures if figure.get("reproduces")],
+        "parameters": _mapping(stage.run.get("parameters")),
+        "page": f"{quote(stage.name)}/notebook.html" if (stage.folder / "notebook.html").is_file() else "",
+    }
+
+
+def _table(stage: Outcome, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The beginning of a CSV table; what does not fit is counted."""
+    path = stage.folder / entry["file"]
+    shown: dict[str, Any] = {
+        "caption": entry.get("caption") or entry["name"], "file": f"{quote(stage.name)}/{quote(entry['file'])}",
+        "head": [], "rows": [], "more_rows": 0, "more_columns": 0,
+    }
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            rows = list(itertools.islice(reader, TABLE_ROWS + 1))
+            shown["more_rows"] = sum(1 for _ in reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        stage.problems.append(f"{stage.name}/{entry['file']} can't be read as a table: {error}.")
+        return shown
+    width = max(map(len, rows), default=0)
+    cut = [[_cell(cell) for cell in row[:TABLE_COLUMNS]] + [""] * (min(width, TABLE_COLUMNS) - len(row)) for row in rows]
+    return shown | {"head": cut[0] if cut else [], "rows": cut[1:], "more_columns": max(0, width - TABLE_COLUMNS)}
+
+
+def _cell(text: str) -> str:
+    """A table cell: long numbers to four digits, long texts cut."""
+    if len(text) > 7 and text.lstrip("-").replace(".", "", 1).isdigit() and "." in text:
+        return claims_module.number(float(text))
+    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+
+
+class Pictures:
+    """Embeds pictures as data URIs until the page's allowance is used up; what is too large is linked."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.problems: list[str] = []
+
+    def embed(self, stage: Outcome, figure: Mapping[str, Any]) -> dict[str, Any]:
+        path = stage.folder / figure["file"]
+        shown = {
+            "id": f"figure-{slug(stage.name)}-{slug(figure['name'])}", "name": figure["name"], "stage": stage.name,
+            "caption": figure.get("caption") or figure["name"], "source": "",
+            "alt": figure.get("alt") or f"Figure {figure['name']} of stage {stage.name}; no description was recorded.",
+            "link": f"{quote(stage.name)}/{quote(figure['file'])}", "data": stage.state.data,
+        }
+        label = f"{stage.name}/{figure['file']}"
+        kind, beginnings = PICTURES.get(path.suffix.lower(), ("", ()))
+        if not kind:
+            self.problems.append(f"{label}: only PNG and SVG pictures can be shown.")
+            return shown | {"link": ""}
+        try:
+            if path.stat().st_size > PICTURE_BYTES or self.used + path.stat().st_size > PAGE_PICTURE_BYTES:
+                return shown
+            content = path.read_bytes()
+        except OSError as error:
+            self.problems.append(f"{label} can't be read: {error.strerror or error}.")
+            return shown | {"link": ""}
+        if not content.lstrip().startswith(beginnings):
+            self.problems.append(f"{label} is no {path.suffix[1:].upper()} picture, or is damaged.")
+            return shown | {"link": ""}
+        self.used += len(content)
+        return shown | {"source": f"data:{kind};base64,{base64.b64encode(content).decode()}"}
+
+
+def _data_cards(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Every data set that was used, once, with the stages that used it."""
+    cards: dict[tuple[str, str], dict[str, Any]] = {}
+    for stage in stages:
+        for entry in stage.datasets:
+            key = (entry["name"], str(entry.get("sha256")))
+            card = cards.setdefault(key, {**_card(entry), "stages": [], "data": stage.state.data})
+            card["stages"].append(stage.name)
+    return list(cards.values())
+
+
+def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = ("name", "files", "bytes", "sha256", "licence", "source")
+    return {key: entry.get(key) for key in wanted}
+
+
+def _provenance(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Stages grouped by commit, package versions and hardware: usually one group."""
+    groups: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        facts = {name: _mapping(stage.run.get(name)) for name in ("git", "versions", "hardware")}
+        groups.setdefault(repr(facts), {**facts, "stages": []})["stages"].append(stage)
+    return list(groups.values())
+
+
+def _mapping(content: Any) -> dict[str, Any]:
+    return content if isinstance(content, dict) else {}
+
+
+def _profile_texts(profile: str) -> dict[str, str]:
+    """Title and description of a profile; empty where it has no file."""
+    try:
+        content = yaml.safe_load((paths.params_dir() / f"{profile}.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = {}
+    return {key: str(_mapping(content).get(key) or "") for key in ("title", "description")}
+
+
+def slug(text: str) -> str:
+    """Text as part of an id: letters, digits, hyphens."""
+    return "".join(character if character.isascii() and character.isalnum() else "-" for character in str(text))
+
+
+def anchor(claim_id: str) -> str:
+    return f"claim-{slug(claim_id)}"
+
+
+def is_link(text: Any) -> bool:
+    """Whether a text may become the target of a link: https only, no quotes or blanks."""
+    return isinstance(text, str) and text.startswith("https://") and not any(sign in text for sign in " \"'<>\n\t")
+
+
+def unit_text(unit: Any) -> str:
+    return "" if unit in (None, "1") else str(unit)
+
+
+def plain(value: Any) -> str:
+    """A recorded value as text, cut to a readable length; a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return claims_module.number(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
