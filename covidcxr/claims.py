@@ -321,7 +321,7 @@ def owners(known: Claims, study: Mapping[str, Any]) -> dict[str, str]:
 
 UNFINISHED = {
     "failed": "The stage failed.",
-    "unfinished": "The stage was interrupted or is running.",
+    "unfinished": "The stage was interrupted, is running, or left files that can't be used.",
     "planned": "The notebook is not written yet.",
     "not run": "The stage has not been run.",
 }
@@ -343,7 +343,7 @@ def verdict(claim: Claim, record: Mapping[str, Any] | None, stage: StageState) -
     if stage.status in ("no-data", "blocked"):
         return "no data", stage.why or "The stage had no data."
     if stage.status != "done":
-        return "not run", stage.why or UNFINISHED.get(stage.status, UNFINISHED["not run"])
+        return "not run", UNFINISHED.get(stage.status, stage.why or UNFINISHED["not run"])
     if record is None:
         return "not run", "The stage ended without recording it."
     if claim.kind == "schematic":

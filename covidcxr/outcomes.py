@@ -163,7 +163,7 @@ def assess(known: Claims, study: Mapping[str, Any], outcomes: Mapping[str, Outco
     for claim in known.claims.values():
         stage = owner.get(claim.id, "")
         outcome = outcomes.get(stage)
-        state = outcome.state if outcome else StageState("not run", None, "No stage owes this claim.")
+        state = outcome.state if outcome else StageState("unowned", None, "No stage owes this claim.")
         pictures = tuple(figure for figure in outcome.figures if figure.get("reproduces") == claim.id) if outcome else ()
         record = outcome.claims.get(claim.id) if outcome else None
         if record is None and pictures:

@@ -33,7 +33,7 @@ GROUPS = (
     ("Scores", ("performance", "margin", "statement"), True),
     ("Data sets and splits", ("count",), False),
     ("Settings", ("setting",), False),
-    ("Figures, tables and schematics", ("figure", "table", "schematic"), False),
+    ("Figures, tables and schematics", ("table", "figure", "schematic"), False),
     ("From the authors' released files, not from the paper", ("released",), False),
 )
 """Heading, kinds of claims, whether open at first."""
@@ -84,7 +84,7 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
     results = [_stage_view(stage, pictures) for stage in done]
     problems = [problem for stage in stages.values() for problem in stage.problems] + pictures.problems
     return {
-        "profile": profile_dir.name, "title": _profile_texts(profile_dir.name),
+        "profile": profile_dir.name, "description": _description(profile_dir.name),
         "built": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "statuses": claims_module.STATUSES, "symbols": SYMBOLS, "stage_words": STAGE_WORDS,
         "counts": outcomes_module.counts(assessments), "total": len(assessments),
@@ -100,7 +100,7 @@ def _paper_view(
 ) -> dict[str, Any]:
     own = [assessments[claim.id] for claim in known.of_paper(paper.id)]
     groups = [
-        {"heading": heading, "open": is_open, "rows": [row for row in own if row.claim.kind in kinds]}
+        {"heading": heading, "open": is_open, "rows": [row for kind in kinds for row in own if row.claim.kind == kind]}
         for heading, kinds, is_open in GROUPS
     ]
     counts = outcomes_module.counts({row.claim.id: row for row in own})
@@ -256,13 +256,13 @@ def _mapping(content: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _profile_texts(profile: str) -> dict[str, str]:
-    """Title and description of a profile; empty where it has no file."""
+def _description(profile: str) -> str:
+    """What a profile says of itself; empty where it has no file."""
     try:
         content = yaml.safe_load((paths.params_dir() / f"{profile}.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        content = {}
-    return {key: str(_mapping(content).get(key) or "") for key in ("title", "description")}
+        return ""
+    return str(_mapping(content).get("description") or "")
 
 
 def slug(text: str) -> str:

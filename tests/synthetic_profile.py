@@ -83,8 +83,8 @@ def write(profile: Path, data: str = "real") -> Path:
 
     folder = profile / "diagnosis"
     stage = open_stage(profile, "diagnosis", data)
-    stage.record("zhang2020.diagnosis.accuracy.validation", 0.9601, ci=(0.951, 0.969), ci_method="bootstrap over patients", n=1919,
-                 trivial={"majority class": 0.9312}, seeds=[0, 1, 2])
+    stage.record("zhang2020.diagnosis.accuracy.validation", 0.9601, ci=(0.951, 0.969), ci_method="bootstrap over patients",
+                 n=1919, trivial={"majority class": 0.9312}, seeds=[0, 1, 2])
     stage.record("zhang2020.diagnosis.auc.validation", 0.95, ci=(0.94, 0.96), ci_method="bootstrap over patients", n=1919,
                  trivial={"source collection alone": 0.991})
     stage.record("zhang2020.setting.diagnosis.epochs", 4, n=1, n_unit="trainings")
@@ -95,8 +95,8 @@ def write(profile: Path, data: str = "real") -> Path:
     failed = profile / "lung_segmentation"
     failed.mkdir(parents=True)
     (failed / "failure.json").write_text(json.dumps({
-        "stage": "lung_segmentation", "status": "failed", "cell": "cell 12", "heading": "section “Training”", "error": "MemoryError: no",
-        "traceback": "line 1\nline 2", "command": "python -m covidcxr run demo lung_segmentation",
+        "stage": "lung_segmentation", "status": "failed", "cell": "cell 12", "heading": "section “Training”",
+        "error": "MemoryError: no", "traceback": "line 1\nline 2", "command": "python -m covidcxr run demo lung_segmentation",
     }))
     plt.close("all")
     return profile
