@@ -61,10 +61,10 @@ def draw_person(seed: tuple[int, ...], sex: str, age: int, arms: str, supine: bo
 
 
 # Chest cavity: half width, half depth and posterior wall by height; spine: centre of the vertebral bodies.
-_HEIGHTS = (122, 114, 100, 80, 50, 0, -60, -120, -200)
-_WIDTHS = (30, 50, 70, 88, 106, 122, 131, 135, 136)
-_DEPTHS = (10, 24, 38, 50, 62, 76, 86, 90, 88)
-_BACK = (46, 54, 63, 73, 83, 91, 95, 91, 80)
+_HEIGHTS = (122, 116, 106, 92, 72, 42, 0, -60, -120, -200)
+_WIDTHS = (34, 55, 72, 86, 100, 115, 127, 134, 137, 137)
+_DEPTHS = (10, 22, 34, 44, 54, 65, 77, 86, 90, 88)
+_BACK = (46, 53, 60, 68, 76, 85, 91, 95, 91, 80)
 _SPINE_HEIGHTS = (230, 170, 112, 90, 0, -70, -163, -230)
 _SPINE_DEPTHS = (22, 14, 22, 32, 56, 64, 54, 42)
 
@@ -127,22 +127,29 @@ AIRWAYS = ("trachea", "right main bronchus", "left main bronchus")
 
 def heart_level(grid: Grid, person: Person) -> np.ndarray:
     """Heart with its chambers as one smooth body."""
-    h = person.heart
-    left = shapes.ellipsoid(grid, (22 + 9 * (h - 1), -27, -72), (61 * h, 45 * h, 43 * h), along=(0.80, -0.34, -0.50))
-    right = shapes.ellipsoid(grid, (-13, -22, -70), (29 * h, 30 * h, 40 * h))
-    atrium = shapes.ellipsoid(grid, (5, 10, -44), (36 * h, 22 * h, 26 * h))
-    return smooth_union(smooth_union(left, right, 10), atrium, 8)
+    h, down = person.heart, -78 + 0.55 * person.lift
+    left = shapes.ellipsoid(grid, (25 + 9 * (h - 1), -28, down), (64 * h, 43 * h, 38 * h), along=(0.74, -0.34, -0.58))
+    right = shapes.ellipsoid(grid, (-13, -22, down + 4), (29 * h, 30 * h, 42 * h))
+    atrium = shapes.ellipsoid(grid, (5, 10, down + 34), (36 * h, 22 * h, 26 * h))
+    outflow = shapes.ellipsoid(grid, (25, -32, down + 38), (19 * h, 20 * h, 30 * h), along=(0.5, -0.1, -0.86))
+    return smooth_union(smooth_union(smooth_union(left, right, 12), atrium, 10), outflow, 16)
+
+
+def pericardial_level(grid: Grid, person: Person) -> np.ndarray:
+    """Fat and pericardium on which the heart rests: fills the gap between heart and diaphragm."""
+    top = -119 + 0.8 * person.lift
+    return shapes.ellipsoid(grid, (22, -34, top - 2), (58 * person.heart, 40, 17))
 
 
 def body_level(grid: Grid, person: Person) -> tuple[np.ndarray, np.ndarray]:
     """Skin and, inside it, the muscle wall under the fat."""
     x, y, z = grid.mesh()
     down = person.arms == "down"
-    heights = (-230, -130, -60, 0, 40, 70, 88, 104, 117, 130, 146, 165, 230)
-    widths = (150, 158, 160, 160, 168, 182, 182, 166, 140, 108, 72, 58, 56) if down else (
-        150, 158, 160, 163, 175, 176, 170, 160, 148, 128, 96, 66, 56)
-    front = (-112, -108, -100, -84, -74, -64, -58, -52, -47, -43, -42, -44, -46)
-    back = (106, 118, 126, 130, 128, 124, 118, 110, 104, 98, 92, 86, 80)
+    heights = (-230, -130, -60, 0, 40, 70, 90, 106, 118, 128, 138, 150, 168, 230)
+    widths = (154, 160, 162, 162, 170, 184, 190, 180, 158, 124, 92, 70, 60, 57) if down else (
+        154, 160, 162, 166, 178, 180, 174, 164, 150, 134, 114, 88, 66, 57)
+    front = (-112, -108, -100, -84, -74, -65, -58, -52, -48, -45, -43, -43, -45, -46)
+    back = (106, 118, 126, 130, 128, 124, 118, 111, 105, 100, 96, 91, 85, 80)
     extra = person.fat - 14
     width = (profile(grid.z, heights, widths) + extra * 0.8).astype(np.float32)[None, None, :]
     near = (profile(grid.z, heights, front) - extra * 0.8).astype(np.float32)[None, None, :]
@@ -162,9 +169,14 @@ def body_level(grid: Grid, person: Person) -> tuple[np.ndarray, np.ndarray]:
         drop = -62 - 16 * size + (0 if person.arms == "down" else 14)
         for side in (-1, 1):
             spread = 82 if not person.supine else 96
-            breast = shapes.ellipsoid(grid, (side * spread, -96 - 0.8 * extra, drop), (58 * size, 34 * size, 50 * size))
-            skin = smooth_union(skin, breast, 14)
-            muscle = np.minimum(muscle, breast + np.float32(17))
+            # A hanging drop: leaning back into the chest wall above, full and sharp below.
+            u = (x - np.float32(side * spread)) / np.float32(56 * size)
+            v = (y + np.float32(92 + 0.8 * extra) - np.float32(0.30) * (z - np.float32(drop))) / np.float32(33 * size)
+            w = z - np.float32(drop)
+            w = np.where(w > 0, w / np.float32(92 * size), w / np.float32(40 * size))
+            breast = (np.sqrt(u * u + v * v + w * w) - 1) * np.float32(33 * size)
+            skin = smooth_union(skin, breast, 20)
+            muscle = np.minimum(muscle, smooth_union(breast + np.float32(15), muscle, 12))
     return skin, muscle
 
 
@@ -203,7 +215,8 @@ def thorax(person: Person, grid: Grid) -> Thorax:
     spine = (np.sqrt((x / 25) ** 2 + ((y - spine_y - 14) / 33) ** 2) - 1) * np.float32(25)
     septum = np.abs(x - 2) - np.float32(4)
     core = np.maximum(np.abs(x - 2) - 15, np.abs(y - 20) - 32) + np.clip(z - 60, 0, None) * np.float32(0.05)
-    middle = smooth_union(heart - 5, np.minimum(blood, airways) - 4, 9)
+    rest = pericardial_level(grid, person)
+    middle = smooth_union(smooth_union(heart - 4, rest, 14), np.minimum(blood, airways) - 4, 9)
     middle = smooth_union(middle, spine, 9)
     middle = smooth_union(middle, np.minimum(septum, core), 9)
     middle += 1.6 * smooth_noise(grid, 24.0, rng)
@@ -230,7 +243,7 @@ def thorax(person: Person, grid: Grid) -> Thorax:
     wall = np.maximum(cavity - 14, 8 - np.abs(x))
     mix(tissue, share(np.maximum(wall, -(cavity - 11))) * np.float32(0.7), FAT)
     mix(tissue, share(cavity), -35.0 if person.fat > 14 else 0.0)
-    mix(tissue, share(heart - 3), FAT)
+    mix(tissue, share(np.minimum(heart - 3, rest)), FAT)
     mix(tissue, share(heart), BLOOD)
     mix(tissue, share(np.minimum(blood, tubes["oesophagus"])), BLOOD)
     mix(tissue, share(airways - 2), 20.0)
@@ -250,14 +263,17 @@ def _gas(tissue, grid, person, abdomen, share) -> None:
     """Gas in the stomach's fundus (in front when supine) and, in some, in the splenic flexure of the colon."""
     rng = person.stream(4)
     top = -119 + 0.8 * person.lift
-    size = float(np.clip(rng.normal(1.0, 0.3), 0.4, 1.5))
-    depth = -38 if person.supine else -2
-    bubble = shapes.ellipsoid(grid, (58 + 6 * rng.standard_normal(), depth, top - 14 - 14 * size), (34 * size, 30 * size, 15 * size))
+    size = float(np.clip(rng.normal(0.85, 0.35), 0.3, 1.6))
+    depth = -38 if person.supine else 4
+    at = (60 + 7 * rng.standard_normal(), depth, top - 10 - 19 * size)
+    bubble = shapes.ellipsoid(grid, np.round(at, 3), (33 * size, 30 * size, 21 * size))
     if not person.supine:
         # Upright, the gas lies over fluid: a flat lower border.
-        x, y, z = grid.mesh()
-        bubble = np.maximum(bubble, np.float32(top - 20 - 14 * size) - z)
-    mix(tissue, share(np.maximum(bubble, abdomen + 5)), -940.0)
+        _, _, z = grid.mesh()
+        bubble = np.maximum(bubble, np.float32(at[2] - 8 * size) - z)
+    bubble += 2.0 * smooth_noise(grid, 18.0, rng)
+    if size > 0.5:
+        mix(tissue, share(np.maximum(bubble, abdomen + 5)), -940.0)
     for _ in range(int(rng.integers(0, 5))):
         at = (rng.normal(80, 22), rng.normal(-30, 20), top - 62 - 12 * rng.random())
         radii = 9 + 9 * rng.random(3)

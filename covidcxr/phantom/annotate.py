@@ -13,6 +13,9 @@ from covidcxr.phantom.scan import Scan
 from covidcxr.phantom.shapes import tube_level
 
 
+GREAT = ("aorta", "superior vena cava", "pulmonary trunk", "left pulmonary artery", "right pulmonary artery")
+
+
 def drawn(image: np.ndarray, threshold: float, technique: Technique, smooth_mm: float, least_mm2: float) -> np.ndarray:
     """Outline at `threshold` of a smoothed image: bool (rows, columns) without parts smaller than `least_mm2`."""
     from scipy import ndimage
@@ -44,18 +47,23 @@ def regions(scan: Scan, technique: Technique) -> dict[str, np.ndarray]:
             masks[name] = mask
     coarse = scan.thorax.grid
     patient = Grid(*(axis * factor for axis, factor in zip(coarse.axes, scan.person.scale, strict=True)))
+    paths = vessel_paths(scan.person)
     z = coarse.z[None, None, :]
-    chest = np.minimum(scan.thorax.heart, np.where((z < 62) & (z > -112), scan.thorax.vessels, 99)) < 0
+    great = np.minimum.reduce([tube_level(coarse, *paths[name]) for name in paths if name in GREAT])
+    chest = np.minimum(scan.thorax.heart, np.where((z < 70) & (z > -100), great, 99)) < 0
     masks["Cardiomediastinum"] = drawn(
         np.minimum(_thickness(chest, patient, technique), 25.0), 9.0, technique, 6.0, 2000)
-    paths = vessel_paths(scan.person)
     tubes = np.minimum.reduce([tube_level(coarse, *paths[name]) for name in AIRWAYS])
     masks["Airways"] = drawn(np.minimum(_thickness(tubes < 1, patient, technique), 20.0), 6.0, technique, 1.5, 200)
     field = masks.get("Left Lung", False) | masks.get("Right Lung", np.zeros(technique.size, bool))
+    from scipy import ndimage
+
+    # What lies behind the heart shadow is not seen; near its border it still is.
+    hidden = ndimage.gaussian_filter(masks["Cardiomediastinum"].astype(np.float64), 8.0 / technique.pixel_mm) > 0.8
     glass = _thickness(scan.lesion & above, scan.grid, technique)
     dense = _thickness(scan.consolidation & above, scan.grid, technique)
     for name, image, least in (("Ground Glass Opacities", glass, 14.0), ("Consolidation", dense, 16.0)):
-        mask = drawn(np.minimum(image, 4 * least), least, technique, 4.0, 250) & field
+        mask = drawn(np.minimum(image, 4 * least), least, technique, 5.0, 250) & field & ~hidden
         if np.count_nonzero(mask) * technique.pixel_mm**2 >= 150:
             masks[name] = mask
     return {name: mask for name, mask in masks.items() if mask.any()}

@@ -44,6 +44,7 @@ class Technique:
     curve: float
     low: float
     high: float
+    shoulder: float
     floor: float
     gamma: float
 
@@ -76,19 +77,33 @@ def draw_technique(rng: np.random.Generator, view: str, reach: tuple[float, floa
         field_mm=(round(width, 3), round(width * rows / columns, 3)),
         size=(rows, columns),
         roll=round(float(rng.normal(0, 2.6 if portable else 1.2)), 4),
-        photons=float(np.round(rng.uniform(500, 2200) if portable else rng.uniform(2500, 12000))),
+        photons=float(np.round(rng.uniform(2500, 9000) if portable else rng.uniform(8000, 40000))),
         scatter=round(float(rng.uniform(0.9, 2.2) if portable else rng.uniform(0.35, 0.9)), 4),
         heel=round(float(rng.uniform(-0.18, 0.18)), 4),
         gradient=round(float(rng.normal(0, 0.10 if portable else 0.03)), 4),
         blur_mm=round(float(rng.uniform(0.3, 0.7) if portable else rng.uniform(0.15, 0.45)), 4),
         flatten=round(float(rng.uniform(0.15, 0.6)), 4),
         sharpen=round(float(rng.uniform(0.1, 0.9)), 4),
-        curve=round(float(rng.uniform(0.0, 0.9)), 4),
+        curve=round(float(rng.uniform(0.0, 0.7)), 4),
         low=round(float(rng.uniform(0.5, 6.0)), 4),
-        high=round(float(rng.uniform(96.5, 99.8)), 4),
+        high=round(float(rng.uniform(99.0, 99.9)), 4),
+        shoulder=round(float(rng.uniform(0.9, 3.0)), 4),
         floor=round(float(rng.choice([0.0, 0.02, 0.06])), 4),
-        gamma=round(float(rng.uniform(0.85, 1.2)), 4),
+        gamma=round(float(rng.uniform(0.9, 1.3)), 4),
     )
+
+
+def broad_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of many pixels, made on block means: as good as the full one and many times as fast."""
+    from scipy import ndimage
+
+    block = max(1, int(sigma / 5))
+    rows, columns = image.shape
+    padded = np.pad(image, ((0, -rows % block), (0, -columns % block)), mode="edge")
+    small = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block).mean(axis=(1, 3))
+    small = ndimage.gaussian_filter(small, sigma / block, mode="nearest", truncate=3)
+    return ndimage.affine_transform(
+        small, [1 / block, 1 / block], [(1 - block) / (2 * block)] * 2, (rows, columns), order=1, mode="nearest")
 
 
 def _planes(grid: Grid, technique: Technique):
@@ -168,10 +183,9 @@ def expose(soft: np.ndarray, bone: np.ndarray, technique: Technique, rng: np.ran
     # Scatter comes from where there is matter to scatter in, and spreads over centimetres.
     thick = 1 - np.exp(-soft / 60.0)
     source = primary * thick
-    wide = ndimage.gaussian_filter(source, 38.0 / technique.pixel_mm, mode="nearest", truncate=2.5)
+    wide = broad_blur(source, 38.0 / technique.pixel_mm)
     dense = float(np.median(primary[soft > np.percentile(soft, 70)]))
-    veil = technique.scatter * (0.55 * dense * ndimage.gaussian_filter(thick, 25.0 / technique.pixel_mm, mode="nearest", truncate=2.5)
-                                + 0.25 * wide)
+    veil = technique.scatter * (0.55 * dense * broad_blur(thick, 25.0 / technique.pixel_mm) + 0.25 * wide)
     signal = ndimage.gaussian_filter(primary, technique.blur_mm / technique.pixel_mm, mode="nearest") + veil
     counts = rng.poisson(np.maximum(signal * technique.photons, 0)).astype(np.float64)
     counts = ndimage.gaussian_filter(counts, 0.45, mode="nearest")
@@ -186,15 +200,16 @@ def render(signal: np.ndarray, soft: np.ndarray, technique: Technique) -> np.nda
     body = soft > 25
     air = float(np.percentile(density, 1))
     density = np.maximum(density, air)
-    wide = ndimage.gaussian_filter(density, 42.0 / technique.pixel_mm, mode="nearest", truncate=2.5)
+    wide = broad_blur(density, 42.0 / technique.pixel_mm)
     fine = density - ndimage.gaussian_filter(density, 2.2 / technique.pixel_mm, mode="nearest")
-    middle = density - ndimage.gaussian_filter(density, 9.0 / technique.pixel_mm, mode="nearest")
+    middle = density - broad_blur(density, 9.0 / technique.pixel_mm)
     level = float(np.median(density[body]))
     shown = density - technique.flatten * 0.62 * (wide - level) + technique.sharpen * (0.9 * fine + 0.35 * middle)
     low, high = np.percentile(shown[body], [technique.low, technique.high])
-    grey = np.clip((shown - low) / max(high - low, 1e-6), -0.3, 1.1)
-    # A toe keeps what is darker than lung apart from black; the shoulder compresses the densest.
-    grey = np.clip(0.10 + 0.88 * grey, 0, 1)
+    grey = np.clip((shown - low) / max(high - low, 1e-6), 0, 1.2)
+    # The shoulder of the curve compresses the densest parts, so that the spine stays apart from the heart without glaring.
+    knee = technique.shoulder
+    grey = np.clip(0.05 + 0.95 * grey * (1 + knee) / (grey + knee), 0, 1)
     grey = np.where(body, grey, grey * np.clip(soft / 25, 0, 1))
     steep = grey * grey * (3 - 2 * grey)
     grey = (1 - technique.curve) * grey + technique.curve * steep

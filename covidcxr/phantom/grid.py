@@ -106,39 +106,46 @@ def mix(hu: np.ndarray, share: np.ndarray, value) -> None:
 def deposit(hu: np.ndarray, grid: Grid, points: np.ndarray, volumes: np.ndarray, values: np.ndarray) -> None:
     """In place: material given as points ((N, 3) mm, `volumes` mm³, `values` HU) replaces what the voxels held.
 
-    Each point is shared out among its eight neighbours, so that the volume of a structure thinner than a voxel is kept.
+    Along the fine axes each point is shared out between its two neighbours; along an axis three times as coarse it goes to
+    the voxel that holds it, which for a dense cloud is the voxel's partial volume. Volume is kept either way.
     """
     if not len(points):
         return
     shape = np.array(grid.shape)
     start = np.array([axis[0] for axis in grid.axes])
-    place = (points - start) / np.array(grid.spacing)
+    spacing = np.array(grid.spacing)
+    place = (points - start) / spacing
     keep = np.all((place > 0) & (place < shape - 1), axis=1)
     place, volumes, values = place[keep], volumes[keep], values[keep]
     if not len(place):
         return
+    shared = spacing < 3 * spacing.min()
+    place[:, ~shared] = np.floor(place[:, ~shared] + 0.5)
     base = place.astype(np.int64)
     part = place - base
     low = base.min(axis=0)
     size = base.max(axis=0) + 2 - low
     base -= low
-    indices, weights = [], []
-    for dx in (0, 1):
-        wx = part[:, 0] if dx else 1 - part[:, 0]
-        for dy in (0, 1):
-            wxy = wx * (part[:, 1] if dy else 1 - part[:, 1])
-            for dz in (0, 1):
-                weights.append(wxy * (part[:, 2] if dz else 1 - part[:, 2]) * volumes)
-                indices.append(((base[:, 0] + dx) * size[1] + base[:, 1] + dy) * size[2] + base[:, 2] + dz)
-    index = np.concatenate(indices)
-    weight = np.concatenate(weights)
-    total = np.bincount(index, weight, minlength=int(size.prod()))
-    moment = np.bincount(index, weight * np.tile(values, 8), minlength=int(size.prod()))
+    strides = np.array([size[1] * size[2], size[2], 1])
+    index = base @ strides
+    single = values.min() == values.max()
+    total = np.zeros(int(size.prod()))
+    moment = None if single else np.zeros(int(size.prod()))
+    for corner in np.ndindex(*(2 if s else 1 for s in shared)):
+        weight = volumes
+        for axis, step in enumerate(corner):
+            if shared[axis]:
+                weight = weight * (part[:, axis] if step else 1 - part[:, axis])
+        at = index + int((np.array(corner) * strides).sum())
+        total += np.bincount(at, weight, minlength=len(total))
+        if not single:
+            moment += np.bincount(at, weight * values, minlength=len(total))
     inner = tuple(slice(int(a), int(a + n)) for a, n in zip(low, size, strict=True))
-    sx, sy, sz = grid.spacing
-    share = (total / (sx * sy * sz)).reshape(size)
-    mean = (moment / np.maximum(total, 1e-12)).reshape(size)
-    mix(hu[inner], np.minimum(share, 1).astype(np.float32), mean.astype(np.float32))
+    share = np.minimum(total / spacing.prod(), 1).astype(np.float32).reshape(size)
+    if single:
+        mix(hu[inner], share, float(values[0]))
+    else:
+        mix(hu[inner], share, (moment / np.maximum(total, 1e-12)).astype(np.float32).reshape(size))
 
 
 def smooth_union(first: np.ndarray, second: np.ndarray, radius: float) -> np.ndarray:

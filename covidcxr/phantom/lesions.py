@@ -75,7 +75,7 @@ def lobar_field(thorax: Thorax) -> np.ndarray:
     if lobe == "lower":
         region, centre = behind, (side * 72, 48, -70)
     elif lobe == "upper":
-        region, centre = np.minimum(-behind, z + 12), (side * 66, 0, 48)
+        region, centre = np.minimum(-behind, z + 12 + 6 * smooth_noise(grid, 40.0, rng)), (side * 66, 0, 48)
     else:
         region, centre = np.minimum(-behind, -12 - z), (side * 62, -38, -62)
     centre = np.round(np.array(centre) + 9 * rng.standard_normal(3), 3)

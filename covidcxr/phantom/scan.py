@@ -53,7 +53,7 @@ def make_scan(person: anatomy.Person, disease: lesions.Disease, grid: Grid, coar
     lung = np.where(left > 0.5, np.uint8(1), np.where(right > 0.5, np.uint8(2), np.uint8(0)))
     del right, left, both
     scale = np.array(person.scale)
-    step = 0.8 * min(grid.spacing)
+    step = min(grid.spacing)
     step = float(np.clip(step, 0.8, 3.0))
     glass, dense = lesions.involve(hu, lung > 0, thorax, own, disease)
     blood, air = vessels.trees(thorax, step, tips)

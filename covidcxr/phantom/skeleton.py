@@ -4,9 +4,11 @@ import numpy as np
 
 from covidcxr.phantom import shapes
 from covidcxr.phantom.anatomy import CAVITY_BOXINESS, Person, cavity_shape, spine_depth
+from covidcxr.phantom.grid import profile
 
 VERTEBRA = 23.0
 T1 = 91.0
+_FALL = (0, -0.045, 0.02, 0.22, 0.58, 0.86, 1)
 
 
 def density(person: Person) -> float:
@@ -20,15 +22,15 @@ def rib_paths(person: Person):
     rng = person.stream(5)
     slope = 1 + 0.12 * rng.standard_normal()
     for number in range(1, 13):
-        drop = (30, 48, 60, 68, 74, 78, 80, 78, 74, 68, 52, 38)[number - 1] * slope
+        drop = (34, 56, 72, 82, 90, 95, 97, 95, 90, 80, 56, 38)[number - 1] * slope
         end = (128, 142, 150, 152, 150, 146, 140, 132, 122, 112, 78, 56)[number - 1]
-        start = T1 - VERTEBRA * (number - 1) + 3
+        start = T1 - VERTEBRA * (number - 1) + 5
         for side in (-1, 1):
             wobble = rng.standard_normal(2)
             angle = np.radians(np.linspace(13, end + 2 * wobble[0], 64))
             along = np.linspace(0, 1, 64) * end / 150
-            bump = 7 * np.sin(np.pi * np.clip(along / 0.32, 0, 1))
-            z = start + bump - (drop + 2 * wobble[1]) * along**1.25
+            # Level or rising behind, steep in the flank, flatter again in front.
+            z = start - (drop + 2 * wobble[1]) * profile(along, (0, 0.1, 0.25, 0.42, 0.62, 0.82, 1), _FALL)
             width, depth, centre = cavity_shape(z)
             if number <= 2:
                 # The first two ribs run outside the dome of the pleura, flatter than it.
@@ -46,12 +48,12 @@ def rib_paths(person: Person):
 def bones(person: Person, step: float):
     """All bones as (points (N, 3) mm reference coordinates, volumes mm³, HU)."""
     k = density(person)
-    cortex, marrow = 950 * k, 190 * k + 20
+    cortex, marrow = 1250 * k, 260 * k
     rng = person.stream(6)
     clouds = []
     for _, number, path, outward in rib_paths(person):
         tall = (5.2, 5.6, 6.0, 6.3, 6.4, 6.5, 6.5, 6.4, 6.2, 5.8, 5.0, 4.2)[number - 1]
-        clouds.append(shapes.tube_cloud(path, 3.3, tall, step, cortex, marrow, 1.1, hint=outward))
+        clouds.append(shapes.tube_cloud(path, 3.6, tall, step, cortex, marrow, 1.25, hint=outward))
     clouds += _spine(k, step)
     for side in (-1, 1):
         clouds += _shoulder(person, side, cortex, marrow, step, rng)
@@ -72,10 +74,10 @@ def _spine(k: float, step: float):
         up = np.array([0.0, 1.0, 0.0])
         body = [(0, y, z - h), (0, y, z - h / 3), (0, y, z + h / 3), (0, y, z + h)]
         waist = np.array([1.0, 0.92, 0.92, 1.0])
-        clouds.append(shapes.tube_cloud(body, b * waist, a * waist, step * 1.15, 520 * k, 170 * k, 1.6, hint=up))
+        clouds.append(shapes.tube_cloud(body, b * waist, a * waist, step * 1.4, 430 * k, 140 * k, 1.6, hint=up))
         for end in (-1, 1):
             plate = [(0, y, z + end * (h - 0.9)), (0, y, z + end * (h + 0.4))]
-            clouds.append(shapes.tube_cloud(plate, b, a, step * 1.15, 560 * k, 520 * k, 1.0, hint=up))
+            clouds.append(shapes.tube_cloud(plate, b, a, step * 1.15, 700 * k, 650 * k, 1.0, hint=up))
         arch = y + b
         for side in (-1, 1):
             inner, outer = side * 0.6 * a, side * (a + 15)
@@ -99,23 +101,23 @@ def _shoulder(person: Person, side: int, cortex: float, marrow: float, step: flo
         (13, -52, 62), (28, -58, 66 + tilt / 2), (62, -50, 76 + tilt + rise / 2), (100, -16, 86 + tilt + rise),
         (135, 8, 92 + tilt + rise), (156, 12, 96 + tilt + rise),
     ], float)
-    thick = np.array([8.0, 6.0, 5.2, 5.0, 5.6, 6.5])
+    thick = np.array([9.0, 7.0, 6.0, 5.8, 6.2, 6.5])
     collar[:, 0] *= side
-    clouds = [shapes.tube_cloud(collar, thick, thick, step, cortex, marrow, 1.5)]
+    clouds = [shapes.tube_cloud(collar, thick, thick, step, 1.1 * cortex, 1.3 * marrow, 1.9)]
     # Shoulder blade: rolled forward and outward with the arms down, further out and up with the arms raised.
     out, up = (14, 22) if raised else (4 if person.supine else 16, 0)
     upper, lower = (82 + out, 92, 84 + up), (98 + out * 1.4, 108, -52 + up)
     socket = (140 + out * 0.4, 50, 72 + up)
     corners = np.array([upper, lower, socket], float) * (side, 1, 1)
-    clouds.append(shapes.plate_cloud(corners, 2.6, step * 0.9, 520 * density(person), bow=(0, 8, 0)))
+    clouds.append(shapes.plate_cloud(corners, 3.4, step * 0.9, 620 * density(person), bow=(0, 8, 0)))
 
     def rod(points, across, height):
         return shapes.tube_cloud(np.array(points, float) * (side, 1, 1), across, height, step, cortex * 0.85, marrow, 1.3)
 
-    clouds.append(rod([lower, ((lower[0] + socket[0]) / 2 + 3, 84, 8 + up), socket], 3.4, 3.8))
+    clouds.append(rod([lower, ((lower[0] + socket[0]) / 2 + 3, 84, 8 + up), socket], 4.0, 4.4))
     clouds.append(rod([upper, ((upper[0] + lower[0]) / 2 - 2, 104, 18 + up), lower], 2.0, 2.2))
-    clouds.append(rod([(84 + out, 104, 62 + up), (120 + out, 90, 80 + up), (158 + out * 0.4, 42, 100 + up), (164, 20, 100 + up)],
-                      [2.2, 4.0, 6.0, 7.0], [2.5, 4.0, 4.5, 4.5]))
+    clouds.append(rod([(84 + out, 104, 62 + up), (120 + out, 90, 78 + up), (160 + out * 0.4, 48, 99 + up), (172, 24, 101 + up)],
+                      [2.2, 3.6, 5.0, 7.0], [2.5, 3.6, 4.0, 3.6]))
     clouds.append(rod([(socket[0] - 4, 44, 78 + up), (socket[0] - 10, 22, 88 + up), (socket[0] - 2, 12, 80 + up)], 4.0, 4.5))
     clouds.append(rod([(socket[0] - 3, 52, 72 + up - 16), (socket[0] - 1, 48, 72 + up + 14)], 5.0, 10.0))
     if not raised:

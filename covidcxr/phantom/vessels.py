@@ -111,7 +111,7 @@ def trees(thorax: Thorax, step: float, tips: int):
                 continue
             root = np.array(HILA[kind, side])
             nodes, parent = grow(root, targets, rng)
-            radius = calibres(parent, 0.62, 2.35, 7.5 if kind == "artery" else 6.5)
+            radius = calibres(parent, 0.72, 2.3, 8.0 if kind == "artery" else 6.5)
             blood.append(_cloud(nodes, parent, radius, step, BLOOD - 4))
             if kind == "artery":
                 large = radius > 1.5
