@@ -117,7 +117,46 @@ def _execute(parsed: argparse.Namespace, extra: list[str]) -> int:
 def _data(parsed: argparse.Namespace, extra: list[str]) -> int:
     from covidcxr import datasets
 
-    return datasets.command(parsed.action, parsed.names, parsed.data)
+    for name in parsed.names:
+        datasets.check_name(name)
+    if parsed.action == "status":
+        return _data_status(parsed.names, parsed.data)
+    if parsed.action == "verify":
+        return _data_verify(parsed.names or datasets.present(parsed.data), parsed.data)
+    if not parsed.names:
+        raise ParameterError(f"Name the data sets to fetch: {', '.join(datasets.NAMES)}.")
+    for name in parsed.names:
+        print(f"{name}: in {datasets.fetch(name, parsed.data)}")
+    return 0
+
+
+def _data_status(names: Sequence[str], data: str) -> int:
+    from covidcxr import datasets
+
+    print(f"Data sets in {datasets.data_root(data)}:")
+    for row in datasets.status(data):
+        if names and row["name"] not in names:
+            continue
+        state = f"{row['cases']} cases" if row["present"] else "not here"
+        print(f"\n{row['name']}: {state}. {row['title']}. Licence: {row['licence']}.")
+        if not row["present"]:
+            print(f"  To get it: {row['how']}")
+        if row["note"]:
+            print(f"  {row['note']}")
+    return 0
+
+
+def _data_verify(names: Sequence[str], data: str) -> int:
+    from covidcxr import datasets
+
+    if not names:
+        print(f"No data set in {datasets.data_root(data)}. How to get one: python -m covidcxr data status", file=sys.stderr)
+        return EXIT_FAILED
+    checks = []
+    for name in names:
+        checks.append(datasets.open(name, data).verify())
+        print(checks[-1], end="\n\n", flush=True)
+    return 0 if all(check.ok for check in checks) else EXIT_FAILED
 
 
 def _positive(text: str) -> int:

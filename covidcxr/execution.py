@@ -161,6 +161,7 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
             str(stage.notebook), str(output), parameters, kernel_name="python3", progress_bar=False, cwd=str(partial),
             # Sockets in the file system: no ports that others on the machine could reach or take.
             config=Config({"KernelManager": {"transport": "ipc"}}),
+            extra_arguments=["--log-level=CRITICAL"],  # a stopped kernel's own tracebacks say nothing about the study
         )
     except PapermillExecutionError as error:
         if error.ename == DataMissing.__name__:
@@ -263,8 +264,13 @@ def _place(notebook: Path, index: int | None) -> tuple[str, str]:
 
 
 def _last_started(notebook: Path) -> int | None:
+    """Index of the last code cell that was started, by papermill's notes (their `status` says completed in any case)."""
     cells = json.loads(notebook.read_text())["cells"] if notebook.exists() else []
-    return max((index for index, cell in enumerate(cells) if cell.get("execution_count")), default=None)
+    started = [
+        index for index, cell in enumerate(cells)
+        if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("start_time")
+    ]
+    return max(started, default=None)
 
 
 @contextmanager

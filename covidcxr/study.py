@@ -211,7 +211,9 @@ class Plan:
         if stage.data.startswith("phantom:"):
             from covidcxr import phantom
 
-            return {"phantom": phantom.cohort_folder(stage.data.partition(":")[2]).name} if names else {}
+            size = stage.data.partition(":")[2]
+            check_names([size], list(phantom.SIZES), "phantom cohort", f"{stage.name}.data")
+            return {"phantom": phantom.fingerprint(phantom.SIZES[size])} if names else {}
         found: dict[str, str | None] = {}
         for name in names:
             key = (name, stage.data)
