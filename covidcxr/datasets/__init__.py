@@ -105,6 +105,11 @@ def set_folder(name: str, data: str | Path) -> Path:
     return root / name
 
 
+def holds_data(folder: Path) -> bool:
+    """Is the folder there with anything but hidden files, such as those of an unfinished download."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def open(name: str, data: str | Path = "real"):  # noqa: A001 - reads as datasets.open(...)
     """Open a data set.
 
@@ -120,7 +125,7 @@ def open(name: str, data: str | Path = "real"):  # noqa: A001 - reads as dataset
         DataMissing: the set is not there; its `how` is the one line that gets it.
     """
     folder = set_folder(name, data)
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not holds_data(folder):
         how = f"use data='real'; {facts(name)['how']}" if is_phantom(data) else facts(name)["how"]
         where = "the phantom cohort has none" if is_phantom(data) else f"{folder} is missing or empty"
         if folder.parent.name == name:
@@ -135,7 +140,7 @@ def present(data: str | Path = "real") -> tuple[str, ...]:
     found = []
     for name in NAMES:
         folder = set_folder(name, data)
-        if folder.is_dir() and any(folder.iterdir()):
+        if holds_data(folder):
             found.append(name)
     return tuple(found)
 

@@ -132,17 +132,21 @@ class Dataset:
 
     # ---- volumes -----------------------------------------------------------------------------------------------------
 
-    def volume(self, case: str):
+    def volume(self, case: str, window: tuple[float, float] | None = None):
         """CT volume, `covidcxr.volumes.Volume`: int16 voxels (X, Y, Z) in RAS+ order, spacing in mm, units.
+
+        Args:
+            case: name of the case.
+            window: (low, high) in HU, for a volume stored as grey values of that window: HU are re-derived from it.
 
         The last volume read is kept, so that its masks do not read it again; it is shared: do not write into it.
         """
         from covidcxr import volumes
 
-        path = self._image_path(self.row(case), volume=True)
-        if self._last_volume is None or self._last_volume[0] != path:
+        key = (self._image_path(self.row(case), volume=True), window)
+        if self._last_volume is None or self._last_volume[0] != key:
             self._last_volume = None  # two of them may not fit into memory
-            self._last_volume = (path, volumes.read_volume(path))
+            self._last_volume = (key, volumes.read_volume(key[0], window))
         return self._last_volume[1]
 
     def volume_mask(self, case: str, kind: str) -> np.ndarray:
@@ -157,12 +161,13 @@ class Dataset:
         if kind in self.UNIONS:
             return np.logical_or.reduce([self.volume_mask(case, part) for part in self.UNIONS[kind]])
         row = self.row(case)
-        self._image_path(row, volume=True)
+        image = self._image_path(row, volume=True)
         column = self.LABELS[kind][0]
         files = paths_in(row[column])
         if not files:
             raise InputError(f"{self.name}: case {case} has no mask of kind {kind!r} (column {column} of its row is empty)")
-        like = self.volume(case)
+        kept = self._last_volume is not None and self._last_volume[0][0] == image
+        like = self._last_volume[1] if kept else self.volume(case)  # the grid is the same with and without a window
         union = np.zeros(like.voxels.shape, bool)
         for file in files:
             labels = volumes.read_mask(self.folder / file, like)

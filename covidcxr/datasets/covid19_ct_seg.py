@@ -18,6 +18,7 @@ Quirks handled here:
 
 from covidcxr.datasets.base import Dataset
 from covidcxr.datasets.images import VOLUME_SUFFIXES, stem
+from covidcxr.errors import InputError
 
 IMAGES, LUNGS, INFECTION, BOTH = "COVID-19-CT-Seg_20cases", "Lung_Mask", "Infection_Mask", "Lung_and_Infection_Mask"
 WINDOW = (-1250.0, 250.0)  # HU at grey values 0 and 255 of the windowed volumes, as the set's page states
@@ -31,6 +32,8 @@ class COVID19CTSeg(Dataset):
         "lesion": ("lesion", None),
     }
     EXPECTED_LABELS = {"lung": (0, 1, 2, 3), "left_lung": (0, 1, 2), "right_lung": (0, 1, 2), "lesion": (0, 1, 2, 3)}
+
+    OPTIONAL_FILES = (f"{BOTH}/*",)
 
     def _rows(self) -> list[dict]:
         rows = []
@@ -65,3 +68,26 @@ class COVID19CTSeg(Dataset):
         if kind == "lesion" and row["lesion"] == row["lung_and_infection"]:  # no Infection_Mask: 3 in the combined file
             return labels == 3
         return super().select(row, kind, labels)
+
+    def _check_case(self, row, report):
+        measured = super()._check_case(row, report)
+        if row["lung_and_infection"] and row["lesion"] and row["lesion"] != row["lung_and_infection"] and "shape" in measured:
+            self._compare_with_combined(row, report)
+        return measured
+
+    def _compare_with_combined(self, row: dict, report) -> None:
+        """The infection is stored twice; say so where the two differ."""
+        from covidcxr import volumes
+
+        try:
+            volume = volumes.read_volume(self.folder / row["image"])
+            combined = volumes.read_mask(self.folder / row["lung_and_infection"], volume) == 3
+            alone = volumes.read_mask(self.folder / row["lesion"], volume) > 0
+        except InputError as error:
+            report.error("combined mask", str(error), file=row["lung_and_infection"])
+            return
+        union = int((combined | alone).sum())
+        overlap = int((combined & alone).sum()) / union if union else 1.0
+        if overlap < 0.95:
+            text = f"infection of {INFECTION} and label 3 of {BOTH} overlap by IoU {overlap:.2f} only"
+            report.warning("combined mask", text, file=row["lung_and_infection"])

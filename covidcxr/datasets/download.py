@@ -12,12 +12,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from covidcxr import paths
+from covidcxr.datasets import holds_data
 from covidcxr.datasets.archives import unpack_zip
 from covidcxr.datasets.manifests import RECORD
 from covidcxr.errors import DataMissing, InputError
 
 _TIMEOUT = (30, 120)  # s, to connect and between two pieces
-_PIECE = 1 << 20
+_PIECE = 1 << 16  # what a broken connection may lose
 
 
 def instructions(name: str, folder: Path, facts: dict) -> str:
@@ -50,7 +51,7 @@ def fetch_dataset(name: str, folder: Path, facts: dict, mirror: str | None = Non
         InputError: a file has another hash than published, an archive is unsafe or damaged, or the disk is too full.
     """
     if not facts["files"]:
-        if folder.is_dir() and any(folder.iterdir()):
+        if holds_data(folder):
             report(f"{name} is already there: {folder}")
             return folder
         text = f"{name} cannot be downloaded automatically ({facts['access']}).\n{instructions(name, folder, facts)}"
@@ -114,9 +115,9 @@ def download(url: str, folder: Path, sha256: str, name: str, report=print) -> Pa
             raise
         if "hash" not in str(error).lower():
             raise
-        found = re.search(r"[0-9a-f]{64}(?=[^0-9a-f]*$)", str(error).replace(sha256, ""))
+        found = [word for word in re.findall(r"\b[0-9a-f]{64}\b", str(error)) if word != sha256]
         raise InputError(
-            f"{url}: the file is not the published one: sha256 is {found.group() if found else 'another'}, expected {sha256}. "
+            f"{url}: the file is not the published one: sha256 is {found[0] if found else 'another'}, expected {sha256}. "
             "It was removed. Try again; if it happens again, the source has changed and its new contents must be looked at first."
         ) from error
 
@@ -183,15 +184,15 @@ class ResumingDownloader:
                 + (f"resuming at {_size(have)}" if resumed else "downloading")
                 + (f" of {_size(total)}" if total else "")
             )
-            broken = None
+            broken = False
             with open(self.part, "ab" if resumed else "wb") as file:
                 try:
                     for piece in answer.iter_content(_PIECE):
                         file.write(piece)
-                except requests.RequestException as error:
-                    broken = error
-        if broken is not None or (total is not None and self.part.stat().st_size < total):
-            self._stopped(url, total, broken or "the connection was closed early")
+                except requests.RequestException:
+                    broken = True
+        if broken or (total is not None and self.part.stat().st_size < total):
+            self._stopped(url, total, "the connection broke")
 
     def _check_room(self, url: str, needed: int | None) -> None:
         free = shutil.disk_usage(self.part.parent).free

@@ -82,6 +82,8 @@ class GeneralBlockchainCXR(Dataset):
             )
         else:
             self._annotations = None
+        if self._annotations is None:
+            self.SUPPORT_FILES = ("annotation/results.json",)
         self._crops = self._read_crops()
         filenames = list(dict.fromkeys(self._annotations["Filename"] if self._annotations is not None else self._coco.filenames))
         metadata = read_metadata(self.folder / "metadata.csv")

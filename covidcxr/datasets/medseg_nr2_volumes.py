@@ -36,9 +36,8 @@ class MedSegVolumes(Dataset):
             lung, lesion = (f"{case}_{kind}.nii.gz" for kind in ("lung_lr", "lesion"))
             rows.append(
                 {
-                    # the phantom's patients are its own: its case3 is nobody else
                     "case": case,
-                    "patient": case if self.phantom else SAME_PATIENT.get(case, case),
+                    "patient": SAME_PATIENT.get(case, case),
                     "modality": "CT",
                     "view": "volume",
                     "finding": "COVID-19",

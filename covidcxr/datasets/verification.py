@@ -241,7 +241,7 @@ def _check_cases(dataset, rows: list[dict], workers: int, result: Verification, 
             own.error("reading", f"{row['image']}: {type(error).__name__}: {error}", file=row["image"])
         return own, {}
 
-    fingerprints = {}
+    fingerprints: dict[str, Fingerprint] = {}
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.simplefilter("ignore")  # what volumes warn of stands in the report
         for row, (own, measured) in zip(rows, pool.map(check, rows), strict=True):
@@ -249,6 +249,8 @@ def _check_cases(dataset, rows: list[dict], workers: int, result: Verification, 
             result.measured[row["case"]] = {"patient": row["patient"], "image": row["image"], **measured}
             if own.fingerprint is not None:
                 fingerprints[row["case"]] = own.fingerprint
+    units = Counter(measured["units"] for measured in result.measured.values() if "units" in measured)
+    result.counts |= {f"volumes {kind}": number for kind, number in units.items()}
     return fingerprints
 
 
