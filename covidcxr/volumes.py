@@ -17,13 +17,13 @@ from typing import Literal
 import numpy as np
 
 from covidcxr.errors import InputError
+from covidcxr.streams import ByteStream
 
 Units = Literal["HU", "windowed", "unknown"]
 
 GRID_TOLERANCE = 0.1  # of the finest spacing: how far a voxel may lie from its partner in another file
 OBLIQUE_DEGREES = 1.0  # tilt from which the affine is called oblique
 _SLAB_BYTES = 4 << 20
-_CHUNK_BYTES = 1 << 16
 
 
 class VolumeWarning(UserWarning):
@@ -346,20 +346,28 @@ def _read_array(header: _Header, dtype, nan_value: float | None) -> tuple[np.nda
     flat = array.reshape(-1, order="F")
     scaled = (header.slope, header.intercept) != (1.0, 0.0)
     filled = 0
-    with open(header.data_path, "rb") as file:
-        source = _Source(file, header)
-        source.fill(memoryview(bytearray(header.offset)))
+    with ByteStream(header.data_path) as stream:
+        _fill(stream, memoryview(bytearray(header.offset)), header)
         if header.dtype == flat.dtype and not scaled:
-            source.fill(memoryview(flat).cast("B"))
+            _fill(stream, memoryview(flat).cast("B"), header)
         else:
             step = max(1, _SLAB_BYTES // header.dtype.itemsize)
             buffer = np.empty(min(step, flat.size), header.dtype)
             for start in range(0, flat.size, step):
                 part = buffer[: min(step, flat.size - start)]
-                source.fill(memoryview(part.view(np.uint8)))
+                _fill(stream, memoryview(part.view(np.uint8)), header)
                 filled += _convert(part, flat[start : start + part.size], header, nan_value)
-        source.finish()
+        stream.finish()
     return array, filled
+
+
+def _fill(stream: ByteStream, target: memoryview, header: _Header) -> None:
+    if not stream.fill(target):
+        wanted = header.offset + int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
+        raise InputError(
+            f"{header.path}: the file ends early. Its header promises {wanted} bytes for {header.shape} voxels, "
+            f"found {stream.position}. Get the file again."
+        )
 
 
 def _convert(part: np.ndarray, target: np.ndarray, header: _Header, nan_value: float | None) -> int:
@@ -386,60 +394,3 @@ def _convert(part: np.ndarray, target: np.ndarray, header: _Header, nan_value: f
     _check_range(float(values.min()), float(values.max()), target.dtype, header.path)
     target[:] = values
     return filled
-
-
-class _Source:
-    """The bytes of a file, decompressed where they are compressed, in the order of the file and never all at once."""
-
-    def __init__(self, file, header: _Header):
-        self.file, self.path = file, header.path
-        self.wanted = header.offset + int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
-        self.shape, self.position, self.rest = header.shape, 0, memoryview(b"")
-        self.compressed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        self.member, self.tail = zlib.decompressobj(wbits=31), b""
-
-    def fill(self, target: memoryview) -> None:
-        """Fill the target with the next bytes."""
-        have = 0
-        while have < len(target):
-            if not self.rest:
-                self.rest = memoryview(self._next())
-                if not self.rest:
-                    raise InputError(
-                        f"{self.path}: the file ends early. Its header promises {self.wanted} bytes for {self.shape} voxels, "
-                        f"found {self.position}. Get the file again."
-                    )
-            take = min(len(self.rest), len(target) - have)
-            target[have : have + take] = self.rest[:take]
-            self.rest = self.rest[take:]
-            have += take
-            self.position += take
-
-    def finish(self) -> None:
-        """Walk to the end of compressed data, so that their checksum is checked."""
-        while self.compressed and self._next():
-            pass
-        if self.compressed and not self.member.eof:
-            raise InputError(f"{self.path}: the file ends early, before its checksum. Get the file again.")
-
-    def _next(self) -> bytes:
-        """The next piece, at most `_SLAB_BYTES` long; empty at the end."""
-        if not self.compressed:
-            return self.file.read(_CHUNK_BYTES)
-        try:
-            while True:
-                self.tail = self.tail or self.file.read(_CHUNK_BYTES)
-                if not self.tail:
-                    return b""
-                if self.member.eof:  # a gzip file may hold several members, and zeros as padding behind them
-                    self.tail = self.tail.lstrip(b"\0")
-                    if not self.tail:
-                        continue
-                    self.member = zlib.decompressobj(wbits=31)
-                piece = self.member.decompress(self.tail, _SLAB_BYTES)
-                self.tail = self.member.unused_data if self.member.eof else self.member.unconsumed_tail
-                if piece:
-                    return piece
-        except zlib.error as error:
-            raise InputError(f"{self.path}: the compressed data are damaged ({error}). Get the file again.") from error

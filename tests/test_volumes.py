@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from covidcxr import streams
 from covidcxr.errors import InputError
 from covidcxr.volumes import VolumeWarning, corner_distance, detect_units, read_mask, read_volume, to_hu, volume_from_array
 
@@ -99,6 +100,44 @@ def test_gzip_of_several_members_and_padding(tmp_path):
     parts = gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + bytes(700)
     (tmp_path / "ct.nii.gz").write_bytes(parts)
     assert np.array_equal(read_volume(tmp_path / "ct.nii.gz").voxels, chest())
+
+
+def test_gzip_headers_with_names_comments_and_extra_fields(tmp_path):
+    save(tmp_path / "ct.nii", chest())
+    packed = gzip.compress((tmp_path / "ct.nii").read_bytes())
+    header = packed[:3] + bytes([2 | 4 | 8 | 16]) + packed[4:10]  # check, extra, name, comment
+    more = b"\x05\x00extra" + b"ct.nii\0" + b"a comment\0" + b"\x12\x34"
+    (tmp_path / "ct.nii.gz").write_bytes(header + more + packed[10:])
+    assert np.array_equal(read_volume(tmp_path / "ct.nii.gz").voxels, chest())
+
+
+@pytest.mark.parametrize("faster", ["zlib", "isal.isal_zlib"])
+def test_either_decompressor_reads_the_same(tmp_path, monkeypatch, faster):
+    monkeypatch.setattr(streams, "zlib", pytest.importorskip(faster))
+    path = save(tmp_path / "ct.nii.gz", np.random.default_rng(0).integers(-1000, 1000, (160, 160, 110)).astype(np.int16))
+    assert np.array_equal(read_volume(path).voxels, np.asanyarray(nib.load(path).dataobj))
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # in the checksum
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="checksum"):
+        read_volume(path)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="ends early"):
+        read_volume(path)
+
+
+def test_a_stream_that_is_left_early_ends_its_thread(tmp_path):
+    path = save(tmp_path / "ct.nii.gz", np.random.default_rng(0).integers(-1000, 1000, (300, 300, 110)).astype(np.int16))
+    with streams.ByteStream(path) as stream:
+        assert stream.fill(memoryview(bytearray(100))) and stream.position == 100
+    assert not stream._thread.is_alive()
+
+
+def test_what_follows_the_compressed_data_must_be_gzip(tmp_path):
+    path = save(tmp_path / "ct.nii.gz", chest())
+    path.write_bytes(path.read_bytes() + b"something else")
+    with pytest.raises(InputError, match="not gzip follows"):
+        read_volume(path)
 
 
 def test_a_trailing_axis_of_one_is_dropped(tmp_path):
