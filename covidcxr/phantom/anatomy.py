@@ -66,7 +66,7 @@ _WIDTHS = (34, 55, 72, 86, 100, 115, 127, 134, 137, 137)
 _DEPTHS = (10, 22, 34, 44, 54, 65, 77, 86, 90, 88)
 _BACK = (46, 53, 60, 68, 76, 85, 91, 95, 91, 80)
 _SPINE_HEIGHTS = (230, 170, 112, 90, 0, -70, -163, -230)
-_SPINE_DEPTHS = (22, 14, 22, 32, 56, 64, 54, 42)
+_SPINE_DEPTHS = (20, 12, 17, 24, 44, 51, 43, 36)
 
 
 def cavity_shape(z: np.ndarray):
@@ -99,8 +99,8 @@ def vessel_paths(person: Person) -> dict[str, tuple[np.ndarray, float]]:
     """Great vessels and airways: name -> (path (N, 3) mm, radius mm)."""
     k = person.aorta
     aorta = [
-        (2, -25, -45), (-13 * k, -33, -12), (-15 * k, -28, 20), (-4, -10, 36 + 6 * k), (18 * k, 18, 38 + 6 * k),
-        (27 * k, 38, 22), (26 * k, 44, -10), (21 * k, 46, -80), (10, 42, -165), (3, 38, -230),
+        (2, -25, -45), (-13 * k, -33, -12), (-15 * k, -28, 20), (-4, -12, 36 + 6 * k), (17 * k, 10, 38 + 6 * k),
+        (26 * k, 27, 22), (27 * k, 33, -10), (23 * k, 37, -80), (13, 30, -165), (5, 26, -230),
     ]
     paths = {
         "aorta": (aorta, 12.5 * (0.85 + 0.15 * k)),
@@ -109,15 +109,15 @@ def vessel_paths(person: Person) -> dict[str, tuple[np.ndarray, float]]:
         "brachiocephalic artery": ([(-4, -10, 40), (-17, 2, 82), (-26, 6, 112)], 6.0),
         "left carotid": ([(7, 3, 44), (15, 4, 92), (20, 6, 150)], 4.0),
         "right carotid": ([(-24, 5, 108), (-22, 6, 150)], 4.0),
-        "left subclavian": ([(17, 20, 44), (26, 24, 92), (40, 16, 116)], 5.0),
+        "left subclavian": ([(17, 12, 44), (25, 16, 92), (40, 12, 116)], 5.0),
         "pulmonary trunk": ([(20, -44, -36), (21, -32, -8), (16, -10, 2)], 13.0),
-        "right pulmonary artery": ([(16, -8, 0), (-14, -2, -8), (-37, 8, -15)], 9.5),
-        "left pulmonary artery": ([(16, -8, 2), (33, 10, 5), (42, 24, -3)], 9.5),
+        "right pulmonary artery": ([(16, -8, 0), (-14, -4, -8), (-37, 6, -15)], 9.5),
+        "left pulmonary artery": ([(16, -8, 2), (33, 6, 5), (42, 18, -3)], 9.5),
         "inferior vena cava": ([(-22, 2, -92), (-24, 8, -160)], 12.0),
-        "oesophagus": ([(2, 22, 150), (4, 34, 80), (5, 40, 0), (8, 38, -80), (22, 20, -140)], 7.0),
-        "trachea": ([(0, -16, 230), (0, -4, 140), (1, 8, 90), (4, 20, 40), (2, 25, 4)], 8.8),
-        "right main bronchus": ([(2, 25, 4), (-16, 27, -10), (-32, 26, -26)], 7.0),
-        "left main bronchus": ([(2, 25, 4), (20, 28, -10), (40, 28, -24)], 6.2),
+        "oesophagus": ([(2, 6, 150), (4, 14, 80), (5, 24, 0), (8, 26, -80), (22, 14, -140)], 7.0),
+        "trachea": ([(0, -22, 230), (0, -10, 140), (1, -1, 90), (4, 9, 40), (2, 14, 4)], 9.2),
+        "right main bronchus": ([(2, 14, 4), (-16, 16, -10), (-32, 17, -26)], 7.2),
+        "left main bronchus": ([(2, 14, 4), (20, 18, -10), (40, 20, -24)], 6.4),
     }
     return {name: (shapes.rounded(np.array(path, float)), round(radius, 4)) for name, (path, radius) in paths.items()}
 
@@ -212,9 +212,10 @@ def thorax(person: Person, grid: Grid) -> Thorax:
     airways = np.minimum.reduce([tubes[name] for name in AIRWAYS])
 
     spine_y = spine_depth(grid.z).astype(np.float32)[None, None, :]
-    spine = (np.sqrt((x / 25) ** 2 + ((y - spine_y - 14) / 33) ** 2) - 1) * np.float32(25)
+    wide = profile(grid.z, (120, 60, 0, -100, -200), (20, 20, 21, 24, 27)).astype(np.float32)[None, None, :]
+    spine = (shapes.squircle(x / wide, (y - spine_y - 22) / 40, 0.3) - 1) * wide
     septum = np.abs(x - 2) - np.float32(4)
-    core = np.maximum(np.abs(x - 2) - 15, np.abs(y - 20) - 32) + np.clip(z - 60, 0, None) * np.float32(0.05)
+    core = np.maximum(np.abs(x - 2) - 14, np.abs(y - 8) - 32) + np.clip(z - 60, 0, None) * np.float32(0.05)
     rest = pericardial_level(grid, person)
     middle = smooth_union(smooth_union(heart - 4, rest, 14), np.minimum(blood, airways) - 4, 9)
     middle = smooth_union(middle, spine, 9)

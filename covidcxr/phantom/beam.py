@@ -84,12 +84,12 @@ def draw_technique(rng: np.random.Generator, view: str, reach: tuple[float, floa
         blur_mm=round(float(rng.uniform(0.3, 0.7) if portable else rng.uniform(0.15, 0.45)), 4),
         flatten=round(float(rng.uniform(0.15, 0.6)), 4),
         sharpen=round(float(rng.uniform(0.1, 0.9)), 4),
-        curve=round(float(rng.uniform(0.0, 0.7)), 4),
+        curve=round(float(rng.uniform(0.0, 0.55)), 4),
         low=round(float(rng.uniform(0.5, 6.0)), 4),
         high=round(float(rng.uniform(99.0, 99.9)), 4),
-        shoulder=round(float(rng.uniform(0.9, 3.0)), 4),
+        shoulder=round(float(rng.uniform(1.2, 5.0)), 4),
         floor=round(float(rng.choice([0.0, 0.02, 0.06])), 4),
-        gamma=round(float(rng.uniform(0.9, 1.3)), 4),
+        gamma=round(float(rng.uniform(0.95, 1.45)), 4),
     )
 
 

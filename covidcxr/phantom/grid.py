@@ -43,17 +43,6 @@ class Grid:
         """The same voxels with coordinates divided by `factors` (x, y, z)."""
         return Grid(*(axis / factor for axis, factor in zip(self.axes, factors, strict=True)))
 
-    def coarser(self, step: float) -> "Grid":
-        """A grid that covers this one, with at least `step` mm between voxels along each axis."""
-        axes = []
-        for axis, own in zip(self.axes, self.spacing, strict=True):
-            if own >= step:
-                axes.append(axis)
-                continue
-            count = int(np.ceil((axis[-1] - axis[0]) / step)) + 1
-            axes.append(axis[0] + step * np.arange(max(count, 2)))
-        return Grid(*axes)
-
     def mesh(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coordinates as float32 arrays that broadcast to `shape`."""
         return (
@@ -124,7 +113,7 @@ def deposit(hu: np.ndarray, grid: Grid, points: np.ndarray, volumes: np.ndarray,
     base = place.astype(np.int64)
     part = place - base
     low = base.min(axis=0)
-    size = base.max(axis=0) + 2 - low
+    size = base.max(axis=0) + 1 + shared - low
     base -= low
     strides = np.array([size[1] * size[2], size[2], 1])
     index = base @ strides

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from covidcxr.phantom.anatomy import LUNG, Person, Thorax
+from covidcxr.phantom.anatomy import CAVITY_BOXINESS, Person, Thorax, cavity_shape
 from covidcxr.phantom.grid import Grid, resample, smooth_noise
+from covidcxr.phantom.shapes import squircle
 
 COVID, PNEUMONIA, NORMAL = "covid", "pneumonia", "normal"
 
@@ -42,17 +43,11 @@ def covid_field(thorax: Thorax) -> np.ndarray:
     rng, grid, person = thorax.person.stream(30), thorax.grid, thorax.person
     x, y, z = grid.mesh()
     lung = np.minimum(thorax.right, thorax.left)
-    inside = np.argwhere((lung < -2) & (lung > -15))
-    origin = np.array([axis[0] for axis in grid.axes])
-    sites = origin + inside * np.array(grid.spacing)
-    worse = 1 if rng.random() < 0.5 else -1
-    weight = np.exp(0.020 * sites[:, 1] - 0.013 * sites[:, 2] + 0.25 * worse * np.sign(sites[:, 0]))
-    weight *= np.where((np.abs(sites[:, 0]) < 34), 0.15, 1.0)
-    edges = np.cumsum(weight)
-    count = int(rng.integers(7, 15))
-    chosen = sites[np.searchsorted(edges, rng.random(count) * edges[-1])]
+    worse = 0.38 if rng.random() < 0.5 else 0.62
+    count = int(rng.integers(8, 16))
     field = np.full(grid.shape, np.float32(-2.0))
-    for k, centre in enumerate(np.round(chosen, 3)):
+    for k in range(count):
+        centre = _subpleural(rng, -1 if rng.random() < worse else 1, person)
         size = float(np.round(13 + 15 * rng.random() ** 1.5, 3))
         flat = 0.75 + 0.5 * rng.random(3)
         far = np.sqrt(sum(((a - np.float32(c)) / np.float32(size * f)) ** 2
@@ -63,6 +58,17 @@ def covid_field(thorax: Thorax) -> np.ndarray:
     field += 0.35 * smooth_noise(grid, 9.0, rng) + 0.25 * smooth_noise(grid, 22.0, rng)
     posterior = (y / np.float32(90)) * np.float32(0.25) - (z + 40) / np.float32(120) * np.float32(0.16)
     return field + posterior - np.float32(0.55) * depth
+
+
+def _subpleural(rng: np.random.Generator, side: int, person: Person) -> np.ndarray:
+    """A point some 8 mm under the pleura of one lung: mostly behind (angle near 0), mostly in the lower half."""
+    angle = np.radians(22 + 135 * rng.beta(1.1, 2.1))
+    base = (-118 if side < 0 else -124) + person.lift - 38 * max(0.0, np.cos(angle))
+    z = base + (95 - base) * rng.beta(1.15, 1.75)
+    width, depth, centre = (float(v[0]) for v in cavity_shape(np.array([z])))
+    u, v = np.sin(angle), np.cos(angle)
+    norm = squircle(u, v, CAVITY_BOXINESS)
+    return np.round([side * max(20.0, width - 8) * u / norm, centre + max(8.0, depth - 8) * v / norm, z], 3)
 
 
 def lobar_field(thorax: Thorax) -> np.ndarray:
@@ -88,16 +94,17 @@ def lobar_field(thorax: Thorax) -> np.ndarray:
     return np.where(x * side < 0, field - np.float32(12.0), field)
 
 
-def involve(hu: np.ndarray, lung: np.ndarray, thorax: Thorax, patient: Grid, disease: Disease):
-    """Put the disease into the lungs of `hu`, in place.
+def involve(parenchyma: np.ndarray, lung: np.ndarray, thorax: Thorax, patient: Grid, disease: Disease):
+    """Put the disease into the lung tissue, in place.
 
     Args:
-        hu: (X, Y, Z) float32 on the patient grid, lungs already aerated. lung: bool of the same shape.
+        parenchyma: (X, Y, Z) float32 HU of the lung tissue on the patient grid (everywhere, also outside the lungs).
+        lung: bool of the same shape.
         thorax: the coarse anatomy. patient: the patient grid in reference coordinates.
     Returns: (ground_glass, consolidation), bool (X, Y, Z), disjoint, inside `lung`; their volume over that of `lung` is
         `disease.share` to the voxel.
     """
-    nothing = np.zeros(hu.shape, bool)
+    nothing = np.zeros(parenchyma.shape, bool)
     wanted = int(round(disease.share * np.count_nonzero(lung)))
     if not disease.visible or wanted == 0:
         return nothing, nothing.copy()
@@ -114,16 +121,14 @@ def involve(hu: np.ndarray, lung: np.ndarray, thorax: Thorax, patient: Grid, dis
     soft = np.float32(0.34 if disease.kind == COVID else 0.12)
     rise = np.clip((fine - threshold) / soft + np.float32(0.30), 0, 1)
     rise *= rise * (3 - 2 * rise)
-    rise[~lung] = 0
     texture = 1 + np.float32(0.16) * resample(smooth_noise(thorax.grid, 6.0, rng), thorax.grid, patient)
-    glass = np.float32(330.0 if disease.kind == COVID else 420.0)
+    glass = np.float32(360.0 if disease.kind == COVID else 420.0)
     added = rise * glass * texture
     if cores:
         firm = np.clip((fine - core) / np.float32(0.20 if disease.kind == COVID else 0.08) + np.float32(0.5), 0, 1)
-        firm[~lung] = 0
-        added += firm * (np.float32(800.0) - added)
-    # Vessels and walls stay what they are: only the air left in a voxel can be displaced.
-    hu += added * np.clip((np.float32(20.0) - hu) / np.float32(20.0 - LUNG), 0, 1)
+        added += firm * (np.float32(850.0) * (2 - texture) - added)
+    parenchyma += added
+    np.minimum(parenchyma, 30, out=parenchyma)
     return lesion & ~dense, dense
 
 

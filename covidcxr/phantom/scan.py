@@ -35,27 +35,32 @@ class Scan:
         return float(np.count_nonzero(self.lesion) / np.count_nonzero(self.lung))
 
 
-def make_scan(person: anatomy.Person, disease: lesions.Disease, grid: Grid, coarse_mm: float = 4.5, tips: int = 150) -> Scan:
+# Soft shapes, noise and lesions are evaluated on this grid whatever the voxels asked for, so that one person looks the same
+# in every scan. Reference coordinates.
+REFERENCE = Grid.box((-216, -160, -216), (216, 152, 178), (4.4, 4.4, 4.4))
+
+
+def make_scan(person: anatomy.Person, disease: lesions.Disease, grid: Grid, tips: int = 150) -> Scan:
     """Voxelise one person.
 
     Args:
-        grid: voxel centres in mm about the carina. coarse_mm: spacing at which soft shapes are evaluated before they are
-            voxelised. tips: ends of each vessel tree.
+        grid: voxel centres in mm about the carina. tips: ends of each vessel tree.
     """
     own = grid.scaled(person.scale)
-    coarse = own.coarser(coarse_mm)
+    coarse = REFERENCE
     thorax = anatomy.thorax(person, coarse)
     hu = np.full(grid.shape, np.float32(anatomy.AIR))
     mix(hu, coverage(thorax.skin, coarse, own), resample(thorax.tissue, coarse, own))
     right, left = coverage(thorax.right, coarse, own), coverage(thorax.left, coarse, own)
     both = np.minimum(right + left, 1)
-    mix(hu, both, resample(_parenchyma(thorax), coarse, own))
     lung = np.where(left > 0.5, np.uint8(1), np.where(right > 0.5, np.uint8(2), np.uint8(0)))
-    del right, left, both
+    parenchyma = resample(_parenchyma(thorax), coarse, own)
+    glass, dense = lesions.involve(parenchyma, lung > 0, thorax, own, disease)
+    mix(hu, both, parenchyma)
+    del right, left, both, parenchyma
     scale = np.array(person.scale)
     step = min(grid.spacing)
     step = float(np.clip(step, 0.8, 3.0))
-    glass, dense = lesions.involve(hu, lung > 0, thorax, own, disease)
     blood, air = vessels.trees(thorax, step, tips)
     for cloud in (blood, air, skeleton.bones(person, step)):
         points, volumes, values = cloud

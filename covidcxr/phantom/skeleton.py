@@ -39,7 +39,7 @@ def rib_paths(person: Person):
             norm = shapes.squircle(u, v, CAVITY_BOXINESS)
             x, y = (width + 5) * u / norm, centre + (depth + 5) * v / norm
             fade = np.clip((np.degrees(angle) - 13) / 14, 0, 1)
-            y = y * fade + (1 - fade) * (spine_depth(z) + 22)
+            y = y * fade + (1 - fade) * (spine_depth(z) + 30)
             path = np.stack([side * x, y, z], axis=1)
             outward = np.stack([side * u, v, 0 * u], axis=1)
             yield side, number, shapes.rounded(path), shapes.rounded(outward)
@@ -53,6 +53,8 @@ def bones(person: Person, step: float):
     clouds = []
     for _, number, path, outward in rib_paths(person):
         tall = (5.2, 5.6, 6.0, 6.3, 6.4, 6.5, 6.5, 6.4, 6.2, 5.8, 5.0, 4.2)[number - 1]
+        # Slender neck beside the spine, full height from the angle on.
+        tall = tall * profile(np.arange(64), (0, 6, 14, 64), (0.62, 0.66, 1, 1))
         clouds.append(shapes.tube_cloud(path, 3.6, tall, step, cortex, marrow, 1.25, hint=outward))
     clouds += _spine(k, step)
     for side in (-1, 1):
@@ -83,8 +85,8 @@ def _spine(k: float, step: float):
             inner, outer = side * 0.6 * a, side * (a + 15)
             pedicle = [(inner, arch - 3, z + 3), (inner, arch + 9, z + 3)]
             clouds.append(shapes.tube_cloud(pedicle, 3.6, 5.2, step, 760 * k, 300 * k, 1.4, hint=(1.0, 0.0, 0.0)))
-            process = [(inner, arch + 8, z + 3), (outer, arch + 16, z + 7)]
-            clouds.append(shapes.tube_cloud(process, 3.2, 4.6, step, 520 * k, 230 * k, 1.2))
+            process = [(inner, arch + 8, z + 3), (outer, arch + 20, z + 7)]
+            clouds.append(shapes.tube_cloud(process, 3.2, 4.6, step, 480 * k, 190 * k, 1.1))
             lamina = [(inner, arch + 8, z + 2), (0, arch + 18, z - 6)]
             clouds.append(shapes.tube_cloud(lamina, 2.6, 7.0, step, 560 * k, 260 * k, 1.2))
         spinous = [(0, arch + 17, z - 4), (0, arch + 40, z - 20)]
@@ -122,7 +124,8 @@ def _shoulder(person: Person, side: int, cortex: float, marrow: float, step: flo
     clouds.append(rod([(socket[0] - 3, 52, 72 + up - 16), (socket[0] - 1, 48, 72 + up + 14)], 5.0, 10.0))
     if not raised:
         head = [(166, 26, 50), (166, 26, 60), (167, 26, 72), (167, 26, 84), (166, 26, 93)]
-        clouds.append(rod(head, [15, 21, 23, 20, 8], [15, 21, 23, 20, 8]))
+        size = np.array([15, 21, 23, 20, 8]) * 0.97
+        clouds.append(shapes.tube_cloud(np.array(head, float) * (side, 1, 1), size, size, step * 1.3, cortex * 0.6, 0.5 * marrow, 1.5))
         clouds.append(shapes.tube_cloud(np.array([(170, 26, 56), (184, 22, 10), (206, 18, -70), (232, 10, -260)]) * (side, 1, 1),
                                         [15, 11, 10.5, 10.5], [15, 11, 10.5, 10.5], step * 1.2, cortex, 40, 3.2))
     return clouds

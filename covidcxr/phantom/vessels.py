@@ -10,20 +10,18 @@ from covidcxr.phantom import shapes
 from covidcxr.phantom.anatomy import BLOOD, Thorax
 
 HILA = {
-    ("artery", -1): (-36.0, 12.0, -16.0), ("artery", 1): (42.0, 22.0, -5.0),
+    ("artery", -1): (-36.0, 7.0, -16.0), ("artery", 1): (42.0, 17.0, -4.0),
     ("vein", -1): (-28.0, 12.0, -38.0), ("vein", 1): (38.0, 18.0, -38.0),
 }
 
 
 def _targets(level: np.ndarray, thorax: Thorax, count: int, rng: np.random.Generator) -> np.ndarray:
     """Points scattered inside one lung, at least 7 mm under the pleura."""
-    inside = np.argwhere(level < -7)
-    if len(inside) < 8:
-        return np.zeros((0, 3))
-    chosen = inside[rng.integers(0, len(inside), count)]
-    spacing = np.array(thorax.grid.spacing)
-    origin = np.array([axis[0] for axis in thorax.grid.axes])
-    return origin + (chosen + rng.random((count, 3)) - 0.5) * spacing
+    # Thrown over the whole chest and kept where they hit: in another breath or pose most of a person's vessels stay.
+    spread = np.round(rng.random((24 * count, 3)) * (300, 200, 320) - (150, 100, 200), 3)
+    start = np.array([axis[0] for axis in thorax.grid.axes])
+    place = np.floor((spread - start) / np.array(thorax.grid.spacing) + 0.5).astype(int)
+    return spread[level[place[:, 0], place[:, 1], place[:, 2]] < -7][:count]
 
 
 def grow(root: np.ndarray, targets: np.ndarray, rng: np.random.Generator):
@@ -111,7 +109,7 @@ def trees(thorax: Thorax, step: float, tips: int):
                 continue
             root = np.array(HILA[kind, side])
             nodes, parent = grow(root, targets, rng)
-            radius = calibres(parent, 0.72, 2.3, 8.0 if kind == "artery" else 6.5)
+            radius = calibres(parent, 0.80, 2.3, 8.5 if kind == "artery" else 6.5)
             blood.append(_cloud(nodes, parent, radius, step, BLOOD - 4))
             if kind == "artery":
                 large = radius > 1.5

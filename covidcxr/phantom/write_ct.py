@@ -30,7 +30,7 @@ def _write_study(folder: Path, spec: CohortSpec, patient: Patient, study: Study,
     half = volumes.field_mm / 2
     depth = min(half, 170.0)
     grid = Grid.box((-half, -depth, -196 * sz), (half, depth + 4, 126 * sz), (plane, plane, slice_mm))
-    scan = make_scan(person, study.disease, grid, coarse_mm=max(3.6, 1.2 * plane), tips=spec.tips)
+    scan = make_scan(person, study.disease, grid, tips=spec.tips)
     rng = np.random.default_rng([*patient.seed, 100 + place])
     hu = reconstruct(scan, rng, noise=float(rng.uniform(9, 24)), kernel_mm=float(rng.uniform(0.4, 0.9)),
                      round_field=study.dataset == "mosmeddata")

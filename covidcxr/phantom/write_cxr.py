@@ -46,7 +46,7 @@ def _write_study(root: Path, spec: CohortSpec, patient: Patient, study: Study, p
     sx, sy, sz = person.scale
     half = 196 * sx
     grid = Grid.box((-half, -150 * sy, -212 * sz), (half, 150 * sy, 172 * sz), (step, along, step))
-    scan = make_scan(person, study.disease, grid, coarse_mm=max(4.5, 1.8 * step), tips=spec.tips)
+    scan = make_scan(person, study.disease, grid, tips=spec.tips)
     technique = beam.draw_technique(rng, study.view, (158 * sx + person.fat, 285 * sz), spec.rows)
     soft, bone = beam.line_integrals(scan.hu, grid, technique)
     extra, tubes = overlays.devices(rng, technique, patient.icu)
