@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -237,10 +238,12 @@ def test_the_python3_kernel_is_this_environments(tmp_path):
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="GNU make is not here")
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess:
+def make(*arguments: str, accelerator: str | None = "cpu", path: str = "") -> subprocess.CompletedProcess:
     # Under `make test` the outer make hands its own settings down; they are not meant for this one.
-    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")}
-    return subprocess.run(["make", "ACCELERATOR=cpu", *arguments], capture_output=True, text=True, cwd=ROOT, env=env)
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ACCELERATOR")}
+    env["PATH"] = path + env["PATH"]
+    choice = [] if accelerator is None else [f"ACCELERATOR={accelerator}"]
+    return subprocess.run(["make", *choice, *arguments], capture_output=True, text=True, cwd=ROOT, env=env)
 
 
 def script(path: Path, body: str) -> Path:
@@ -302,9 +305,21 @@ def test_a_half_made_environment_is_made_again_and_a_ready_one_is_kept(tmp_path)
     assert make(*up_to_date).returncode == 0
     assert make("-W", "locks/cpu.txt", *up_to_date).returncode == 1
     assert make("-W", "pyproject.toml", *up_to_date).returncode == 1
-    assert make(*up_to_date, "ACCELERATOR=gpu").returncode == 1
+    assert make(*up_to_date, accelerator="gpu").returncode == 1
     (env / ".project").write_text("/elsewhere\n")
     assert make(*up_to_date).returncode == 1
+
+
+@needs_make
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="CUDA wheels exist for Linux x86-64")
+@pytest.mark.parametrize(
+    ("nvidia_smi", "lock"),
+    [("echo 'GPU 0: NVIDIA A100'", "gpu"), ("echo 'No devices were found'", "cpu"), ("echo 'driver mismatch' >&2; exit 9", "cpu")],
+)
+def test_cuda_wheels_where_a_gpu_is_found(tmp_path, nvidia_smi, lock):
+    script(tmp_path / "nvidia-smi", nvidia_smi + "\n")
+    plan = make("--dry-run", "setup", f"VENV={tmp_path / 'env'}", accelerator=None, path=f"{tmp_path}{os.pathsep}")
+    assert f"--requirement locks/{lock}.txt" in plan.stdout
 
 
 # --- what may not stand in the project ------------------------------------------------------------------------------------------
