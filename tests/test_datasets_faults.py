@@ -164,6 +164,16 @@ def test_the_combined_mask_stands_in_and_its_disagreement_is_told(tmp_path):
     assert ("combined mask", "coronacases_002") in checks and ("combined mask", "coronacases_001") not in checks
 
 
+def test_two_scans_of_one_patient_in_the_challenge_set(tmp_path):
+    hu, labels = thorax(0)
+    for scan in ("0003", "0011_1", "0011_2"):
+        for kind, values in (("ct", hu), ("seg", (labels == 1).astype(np.uint8))):
+            save(tmp_path / "covid_19_20" / "Train" / f"volume-covid19-A-{scan}_{kind}.nii.gz", values)
+    table = datasets.open("covid_19_20", tmp_path).cases()
+    assert table.patient.tolist() == ["volume-covid19-A-0003", "volume-covid19-A-0011", "volume-covid19-A-0011"]
+    assert table.lesion[1] == "Train/volume-covid19-A-0011_1_seg.nii.gz"
+
+
 def test_unannotated_studies_of_mosmed_are_not_taken_for_healthy(tmp_path):
     folder = tmp_path / "mosmeddata"
     hu, labels = thorax(0)

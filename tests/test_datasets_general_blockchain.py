@@ -132,6 +132,13 @@ def test_metadata_gives_patients_outcomes_and_licences(builder):
     assert table.sex["a-day0"] == "M" and table.day["a-day5"] == 5
 
 
+def test_images_of_other_findings_are_counted_in_a_warning(builder):
+    for number, name in enumerate(("a.png", "b.png", "c.png")):
+        builder.whole(name, number, names=("Left Lung", "Right Lung"))
+    dataset = builder.write("patientid,filename,finding\n1,a.png,COVID-19\n2,b.png,SARS\n3,c.png,\n")
+    assert problems(dataset, "not COVID-19") == ["1 of 3 images show something else: SARS 1"]
+
+
 def coco_content(filenames, shapes, as_rle: bool) -> dict:
     annotations = []
     for image_id, _ in enumerate(filenames):

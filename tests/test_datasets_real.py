@@ -19,22 +19,35 @@ def blockchain(real_data):
     return opened("general_blockchain_cxr", real_data)
 
 
+@pytest.fixture(scope="module")
+def verified(real_data):
+    """Verification of a set by name, done once."""
+    done = {}
+
+    def verify(name: str):
+        if name not in done:
+            done[name] = opened(name, real_data).verify()
+        return done[name]
+
+    return verify
+
+
 @pytest.mark.parametrize("name", REAL)
-def test_every_real_set_verifies_without_an_error(name, real_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("COVIDCXR_CACHE", str(tmp_path))
-    verification = opened(name, real_data).verify()
+def test_every_real_set_verifies_without_an_error(name, verified):
+    verification = verified(name)
     assert verification.ok, str(verification)
     assert not verification.missing and not verification.unused
     assert len(verification.measured) == verification.counts["cases"]
 
 
-def test_general_blockchain_has_the_published_counts(blockchain):
-    verification = blockchain.verify(near_duplicates=False)
+def test_general_blockchain_has_the_published_counts(verified):
+    verification = verified("general_blockchain_cxr")
     assert not [problem for problem in verification.problems if problem.check == "counts"]
     expected = {"cases": 100, "annotation rows": 602, "mask files": 588, "images with an opacity": 95, "COVID-19 images": 65}
     assert {name: verification.counts[name] for name in expected} == expected
     missing_lungs = sorted(problem.case for problem in verification.problems if problem.check == "lung missing")
     assert missing_lungs == ["acute-respiratory-distress-syndrome-ards-1", "covid-19-pneumonia-12"]
+    assert sum(problem.check == "coloured marks" for problem in verification.problems) == 12
     outside = {problem.case for problem in verification.problems if problem.check == "lesion outside lungs"}
     assert "nejmoa2001191_f1-PA" in outside
     assert not [problem for problem in verification.problems if problem.check == "sides"]
@@ -93,6 +106,12 @@ def test_tables_join_the_images_they_score(real_data, blockchain):
     images = set(blockchain.cases().image.str.removeprefix("images/"))
     assert severity.filename.isin(images).sum() == 64
     assert len(rural) == 104 and rural.icu.sum() == 29 and rural.death.sum() == 10 and rural.age.notna().all()
+
+
+def test_known_copies_are_found_in_v7(verified):
+    """The radiographs that lie in two parts, at original size and at 224 x 224."""
+    groups = [{case.partition("/")[2] for case in group} for group in verified("v7_cxr").same_images]
+    assert {"person1484_virus_2576"} in groups and all(len(names) == 1 for names in groups)
 
 
 def test_the_manifest_is_the_same_again(real_data, tmp_path, monkeypatch):

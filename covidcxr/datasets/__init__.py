@@ -87,7 +87,12 @@ def facts(name: str) -> dict:
 def _all_facts(path: Path) -> dict:
     import yaml
 
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["datasets"]
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["datasets"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: the facts about the data sets cannot be read ({error}). Restore it from the project."
+        ) from error
     missing = sorted(set(NAMES) - set(entries))
     if missing:
         raise InputError(f"{path}: no entry for {', '.join(missing)}")

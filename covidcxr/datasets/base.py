@@ -128,7 +128,12 @@ class Dataset:
     def select(self, row: dict, kind: str, labels: np.ndarray) -> np.ndarray:
         """Where a kind's label values lie in one file's labels; bool of their shape."""
         values = self.LABELS[kind][1]
-        return labels > 0 if values is None else np.isin(labels, values)
+        if values is None:
+            return labels > 0
+        chosen = labels == values[0]
+        for value in values[1:]:  # a few comparisons: np.isin would hold eight bytes per voxel
+            chosen |= labels == value
+        return chosen
 
     # ---- volumes -----------------------------------------------------------------------------------------------------
 

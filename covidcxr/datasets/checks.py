@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from covidcxr.datasets.images import is_grey, read_labels, read_pixels, to_luminance
+from covidcxr.datasets.images import read_labels, read_pixels, to_luminance
 from covidcxr.datasets.near_duplicates import fingerprint
 from covidcxr.datasets.tables_of_cases import paths_in
 from covidcxr.errors import InputError
 
 _COLOURED_CHROMA = 24  # of 255: difference of the channels from which a pixel counts as coloured
-_COLOURED_SHARE = 0.001
+_COLOURED_SHARE = 1e-5  # coloured letters and arrows may be tiny
 _HU_RANGE = (-4000, 32000)  # scanners store -1024 … 3071; padding and metal reach further
 
 
@@ -37,13 +37,14 @@ def check_image_file(path: Path, report) -> tuple[dict, np.ndarray | None]:
     if measured["min"] == measured["max"]:
         report.error("constant image", f"{path.name}: every pixel is {measured['min']:.3f}", file=path.name)
         return measured, image
-    if pixels.ndim == 3 and pixels.shape[2] >= 3 and not is_grey(pixels):
-        chroma = pixels[:, :, :3].max(axis=2) - pixels[:, :, :3].min(axis=2)
-        coloured = float((chroma > _COLOURED_CHROMA).mean())
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        red, green, blue = (pixels[:, :, channel] for channel in range(3))
+        chroma = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+        coloured = np.count_nonzero(chroma > _COLOURED_CHROMA) / chroma.size
         measured["coloured_share"] = coloured
         if coloured > _COLOURED_SHARE:
             report.warning(
-                "coloured marks", f"{100 * coloured:.1f} % of the pixels are coloured (arrows, letters or a tint)", file=path.name
+                "coloured marks", f"{100 * coloured:.2g} % of the pixels are coloured (arrows, letters or a tint)", file=path.name
             )
     if _rotation(path) not in (None, 1):
         report.warning(
@@ -77,13 +78,13 @@ def check_picture_case(dataset, row: dict, report) -> dict:
         return measured
     by_file: dict[str, np.ndarray] = {}
     masks = {}
-    for kind, (column, values) in dataset.LABELS.items():
+    for kind, (column, _) in dataset.LABELS.items():
         for file in paths_in(row.get(column)):
             if file not in by_file:
                 by_file[file] = _read_picture_mask(dataset, column, file, image.shape, report)
             labels = by_file[file]
             if labels is not None:
-                part = labels > 0 if values is None else np.isin(labels, values)
+                part = dataset.select(row, kind, labels)
                 masks[kind] = masks[kind] | part if kind in masks else part
     _check_masks(masks, measured, report)
     return measured
@@ -106,15 +107,21 @@ def _read_picture_mask(dataset, column: str, file: str, shape: tuple[int, int], 
 
 def _check_labels(dataset, column: str, labels: np.ndarray, file: str, report) -> None:
     expected = dataset.EXPECTED_LABELS.get(column)
-    if labels.dtype == np.uint8:
-        found = np.nonzero(np.bincount(labels.ravel(order="K"), minlength=256))[0]
-    else:
-        found = np.unique(labels)
-    if expected is not None and not set(found.tolist()) <= set(expected):
-        odd = [int(value) for value in found if value not in expected]
+    found = _values(labels)
+    if expected is not None and not found <= set(expected):
+        odd = sorted(found - set(expected))
         report.error("unexpected labels", f"{file} holds the values {odd[:8]}; expected {list(expected)}", file=file)
-    elif not found.any():
+    elif not any(found):
         report.warning("empty mask", f"{file} has no foreground", file=file)
+
+
+def _values(labels: np.ndarray) -> set[int]:
+    """Values that occur; piece by piece, because counting needs eight bytes for each label."""
+    flat = labels.ravel(order="K")
+    found: set[int] = set()
+    for start in range(0, flat.size, 1 << 20):
+        found.update(np.unique(flat[start : start + (1 << 20)]).tolist())
+    return found
 
 
 def _check_masks(masks: dict[str, np.ndarray], measured: dict, report) -> None:

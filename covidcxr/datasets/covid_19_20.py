@@ -7,8 +7,8 @@ Layout taken (as the archive unpacks):
     Train/volume-covid19-A-<nnnn>_seg.nii.gz     1 infection
     Validation/…_ct.nii.gz                       without masks (optional)
 
-Quirks: infection masks only, no lungs. Some patients of the source collection have several scans, but the file names do not say
-which belong together: the number after "A-" is taken as the patient.
+Quirks: infection masks only, no lungs. Whether two scans belong to one patient is not stated: the number after "A-" is taken
+as the patient, and a further _1, _2 after it as the number of the scan.
 """
 
 import re
@@ -36,7 +36,7 @@ class COVID1920(Dataset):
                         "finding": "COVID-19",
                         "image": f"{part}/{path.name}",
                         "lesion": f"{part}/{mask.name}" if mask.is_file() or part == "Train" else None,
-                        "licence": "synthetic" if self.phantom else "see the challenge's terms (scans CC BY 4.0 at TCIA)",
+                        "licence": "synthetic" if self.phantom else "see the challenge's terms",
                         "source": "covidcxr.phantom" if self.phantom else "COVID-19-20 challenge",
                         "part": part,
                         "expected_units": "HU",

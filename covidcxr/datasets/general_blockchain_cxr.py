@@ -163,6 +163,7 @@ class GeneralBlockchainCXR(Dataset):
 
     def mask_from_crops(self, case: str, kind: str, size: tuple[int, int]) -> np.ndarray:
         """Union of the crops of one class pasted into a canvas of `size` (H, W), bool."""
+        self.row(case)  # reads the tables, and refuses an unknown case
         canvas = np.zeros(size, bool)
         for crop in self._crops.get(case, {}).get(kind, ()):
             self._paste(canvas, crop, case)
@@ -237,6 +238,12 @@ class GeneralBlockchainCXR(Dataset):
         overlap = (mask & crops).sum() / union if union else 1.0
         if overlap < 0.9:
             report.warning("COCO against crops", f"{kind}: the COCO outline and the crops overlap by IoU {overlap:.2f} only")
+
+    def _check_set(self, table, report) -> None:
+        others = table[~table.covid.fillna(True)]
+        if len(others) and not self.phantom:
+            findings = ", ".join(f"{name} {number}" for name, number in others.finding.value_counts().items())
+            report.warning("not COVID-19", f"{len(others)} of {len(table)} images show something else: {findings}")
 
     def _counts(self, table) -> dict[str, int]:
         rows = 0 if self._annotations is None else len(self._annotations)
