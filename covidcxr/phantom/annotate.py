@@ -12,7 +12,6 @@ from covidcxr.phantom.grid import Grid
 from covidcxr.phantom.scan import Scan
 from covidcxr.phantom.shapes import tube_level
 
-
 GREAT = ("aorta", "superior vena cava", "pulmonary trunk", "left pulmonary artery", "right pulmonary artery")
 
 
@@ -34,7 +33,9 @@ def drawn(image: np.ndarray, threshold: float, technique: Technique, smooth_mm: 
 def regions(scan: Scan, technique: Technique) -> dict[str, np.ndarray]:
     """Masks by template name ("Left Lung", "Right Lung", "Cardiomediastinum", "Airways", "Ground Glass Opacities",
     "Consolidation"); bool (rows, columns); a region nobody would draw is absent."""
-    masks = {}
+    from scipy import ndimage
+
+    masks: dict[str, np.ndarray] = {}
     above = np.zeros(scan.lung.shape, bool)
     own_z = scan.grid.z / scan.person.scale[2]
     for row, (label, name) in enumerate(((2, "Right Lung"), (1, "Left Lung"))):
@@ -56,8 +57,6 @@ def regions(scan: Scan, technique: Technique) -> dict[str, np.ndarray]:
     tubes = np.minimum.reduce([tube_level(coarse, *paths[name]) for name in AIRWAYS])
     masks["Airways"] = drawn(np.minimum(_thickness(tubes < 1, patient, technique), 20.0), 6.0, technique, 1.5, 200)
     field = masks.get("Left Lung", False) | masks.get("Right Lung", np.zeros(technique.size, bool))
-    from scipy import ndimage
-
     # What lies behind the heart shadow is not seen; near its border it still is.
     hidden = ndimage.gaussian_filter(masks["Cardiomediastinum"].astype(np.float64), 8.0 / technique.pixel_mm) > 0.8
     glass = _thickness(scan.lesion & above, scan.grid, technique)

@@ -184,7 +184,7 @@ def expose(soft: np.ndarray, bone: np.ndarray, technique: Technique, rng: np.ran
     thick = 1 - np.exp(-soft / 60.0)
     source = primary * thick
     wide = broad_blur(source, 38.0 / technique.pixel_mm)
-    dense = float(np.median(primary[soft > np.percentile(soft, 70)]))
+    dense = float(np.median(primary[soft >= np.percentile(soft, 70)]))
     veil = technique.scatter * (0.55 * dense * broad_blur(thick, 25.0 / technique.pixel_mm) + 0.25 * wide)
     signal = ndimage.gaussian_filter(primary, technique.blur_mm / technique.pixel_mm, mode="nearest") + veil
     counts = rng.poisson(np.maximum(signal * technique.photons, 0)).astype(np.float64)

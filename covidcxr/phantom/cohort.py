@@ -139,12 +139,15 @@ def _ct_patient(spec: CohortSpec, number: int, dataset: str, place: int) -> Pati
     if dataset == "covid19_ct_seg":
         windowed = place >= plain
         tail = int(rng.integers(0, 40))
-        name = f"radiopaedia_org_covid-19-pneumonia-{place - plain + 4}_{tail}_{0}-dcm" if windowed else f"coronacases_{place + 1:03d}"
+        name = f"coronacases_{place + 1:03d}"
+        if windowed:
+            name = f"radiopaedia_org_covid-19-pneumonia-{place - plain + 4}_{tail}_0-dcm"
         studies.append(Study(dataset, name, 0, "CT", disease, windowed=windowed))
     elif dataset == "mosmeddata":
         studies.append(Study(dataset, f"study_{255 + place:04d}", 0, "CT", disease))
     elif dataset == "covid_19_20":
-        studies.append(Study(dataset, f"volume-covid19-A-{(3, 11, 14, 16, 25, 31, 38, 39)[place % 8] + 50 * (place // 8):04d}", 0, "CT", disease))
+        public = (3, 11, 14, 16, 25, 31, 38, 39)[place % 8] + 50 * (place // 8)
+        studies.append(Study(dataset, f"volume-covid19-A-{public:04d}", 0, "CT", disease))
     else:
         case = place + 1 + (1 if volumes.second_scan_mm and place > 1 else 0)
         studies.append(Study(dataset, f"case{case}", 0, "CT", disease))

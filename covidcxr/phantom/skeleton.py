@@ -125,7 +125,9 @@ def _shoulder(person: Person, side: int, cortex: float, marrow: float, step: flo
     if not raised:
         head = [(166, 26, 50), (166, 26, 60), (167, 26, 72), (167, 26, 84), (166, 26, 93)]
         size = np.array([15, 21, 23, 20, 8]) * 0.97
-        clouds.append(shapes.tube_cloud(np.array(head, float) * (side, 1, 1), size, size, step * 1.3, cortex * 0.6, 0.5 * marrow, 1.5))
-        clouds.append(shapes.tube_cloud(np.array([(170, 26, 56), (184, 22, 10), (206, 18, -70), (232, 10, -260)]) * (side, 1, 1),
-                                        [15, 11, 10.5, 10.5], [15, 11, 10.5, 10.5], step * 1.2, cortex, 40, 3.2))
+        ball = np.array(head, float) * (side, 1, 1)
+        clouds.append(shapes.tube_cloud(ball, size, size, step * 1.3, cortex * 0.6, 0.5 * marrow, 1.5))
+        shaft = np.array([(170, 26, 56), (184, 22, 10), (206, 18, -70), (232, 10, -260)], float) * (side, 1, 1)
+        thick = np.array([15, 11, 10.5, 10.5])
+        clouds.append(shapes.tube_cloud(shaft, thick, thick, step * 1.2, cortex, 40, 3.2))
     return clouds

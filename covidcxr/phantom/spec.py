@@ -67,7 +67,8 @@ SIZES = {
         },
     ),
     "demo": CohortSpec(
-        name="demo", seed=20, covid=(26, 39), pneumonia=(13, 15), normal=(6, 6), rows=(384, 640), beam_grid_mm=(1.25, 6.0), tips=170,
+        name="demo", seed=20, covid=(26, 39), pneumonia=(13, 15), normal=(6, 6), rows=(384, 640), beam_grid_mm=(1.25, 6.0),
+        tips=170,
         volumes={
             "covid19_ct_seg": VolumeSpec(8, (1.7, 5.0), windowed=3),
             "mosmeddata": VolumeSpec(4, (1.8, 8.0)),

@@ -45,7 +45,7 @@ def ensure_cohort(size: str) -> Path:
     Two processes that ask at once do the work once: the second waits for the first.
     """
     if size not in SIZES:
-        raise ParameterError(f"No phantom cohort of size {size!r}; the sizes are {', '.join(SIZES)}. Use phantom:{next(iter(SIZES))}.")
+        raise ParameterError(f"No phantom cohort of size {size!r}; the sizes are {', '.join(SIZES)}.")
     spec = SIZES[size]
     home = cache_dir() / "phantom"
     folder = home / f"{size}-{fingerprint(spec)}"
@@ -111,7 +111,8 @@ def work(folder: Path, shard: int, shards: int) -> None:
         records = writer.write_patient(folder, spec, patient)
         write_atomically(folder / ".records" / f"{patient.number:04d}.json", json.dumps(records))
         if count % 8 == 0 or count == len(mine):
-            print(f"phantom {spec.name}: process {shard + 1} of {shards}: {count} of {len(mine)} patients", file=sys.stderr, flush=True)
+            done = f"process {shard + 1} of {shards}: {count} of {len(mine)} patients"
+            print(f"phantom {spec.name}: {done}", file=sys.stderr, flush=True)
 
 
 def _assemble(folder: Path, spec: CohortSpec) -> None:

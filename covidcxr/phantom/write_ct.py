@@ -87,7 +87,8 @@ def _covid19_ct_seg(root: Path, study: Study, scan: Scan, hu: np.ndarray) -> lis
     axes = WINDOWED_AXES if study.windowed else AXES["covid19_ct_seg"]
     if study.windowed:
         low, high = WINDOW
-        hu = np.round((np.clip(hu.astype(np.float32), low, high) - np.float32(low)) * np.float32(255 / (high - low))).astype(np.int16)
+        shown = (np.clip(hu.astype(np.float32), low, high) - np.float32(low)) * np.float32(255 / (high - low))
+        hu = np.round(shown).astype(np.int16)
     name = f"{study.name}.nii.gz"
     lesion = scan.lesion
     both = scan.lung.copy()

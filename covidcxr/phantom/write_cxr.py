@@ -15,7 +15,8 @@ from covidcxr.phantom.spec import CohortSpec
 
 STRUCTURE = (
     "#", "Taxonomy", "Class", "Template Name", "File Folder", "Filename", "Image", "Tag", "Mask", "Resolution", "Top", "Left",
-    "Width", "Height", "Points", "Text Annotation", "Minimal Top", "Minimal Left", "Minimal Width", "Minimal Height", "Attributes",
+    "Width", "Height", "Points", "Text Annotation", "Minimal Top", "Minimal Left", "Minimal Width", "Minimal Height",
+    "Attributes",
 )
 METADATA = (
     "patientid", "offset", "sex", "age", "finding", "survival", "intubated", "intubation_present", "went_icu", "in_icu",
@@ -105,8 +106,9 @@ def _write_masks(root: Path, filename: str, size: tuple[int, int], masks: dict[s
         box = {"Top": top, "Left": left, "Width": width, "Height": height}
         rows.append({
             "Class": f"COVID-19 {name}", "Template Name": name, "Filename": filename,
-            "Image": f"images/{digest}{Path(filename).suffix}", "Tag": f"tags/{digest}_{tag}.png", "Mask": f"masks/{digest}_{tag}.png",
-            "Resolution": f"{size[1]}x{size[0]}", **box, "Text Annotation": "undefined",
+            # Image and Tag name files that the public set does not hold either.
+            "Image": f"images/{digest}{Path(filename).suffix}", "Tag": f"tags/{digest}_{tag}.png",
+            "Mask": f"masks/{digest}_{tag}.png", "Resolution": f"{size[1]}x{size[0]}", **box, "Text Annotation": "undefined",
             **{f"Minimal {key}": value for key, value in box.items()},
         })
     return rows
@@ -117,7 +119,8 @@ def _metadata(patient: Patient, study: Study, filename: str, rng: np.random.Gene
     severe = patient.group == COVID and study.disease.share > 0.45
     finding = {COVID: "COVID-19, ARDS" if severe else "COVID-19", NORMAL: "No Finding"}.get(patient.group)
     if finding is None:
-        finding = ("Streptococcus", "Legionella", "Klebsiella")[int(np.random.default_rng([*patient.seed, 90]).choice(3, p=[0.6, 0.25, 0.15]))]
+        germ = np.random.default_rng([*patient.seed, 90]).choice(3, p=[0.6, 0.25, 0.15])
+        finding = ("Streptococcus", "Legionella", "Klebsiella")[int(germ)]
     known = np.random.default_rng([*patient.seed, 91]).random(2) < 0.85
     yes = {True: "Y", False: "N"}
     return {
