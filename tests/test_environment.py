@@ -1,5 +1,6 @@
 """The environment: one list of dependencies, the locks made from it, conda's file, the Makefile, and what an import costs."""
 
+import ast
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -207,6 +209,35 @@ def test_imports_stay_light(module, forbidden):
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert not forbidden & set(json.loads(loaded))
+
+
+def imported_names(code: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_everything_imported_is_declared():
+    """What package, notebooks, tests and benchmarks import stands in pyproject.toml; that another package brings it is luck."""
+    files = [file for part in ("covidcxr", "tests", "benchmarks") for file in (ROOT / part).rglob("*.py")]
+    codes = {file: file.read_text(encoding="utf-8") for file in files}
+    for file in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        codes[file] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    declared = {canonicalize_name(Requirement(line).name) for line in sum(EXTRAS.values(), PROJECT["dependencies"])}
+    providers = packages_distributions()
+    own = {"covidcxr", *(file.stem for file in codes if file.suffix == ".py")}
+    undeclared = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file, code in codes.items()
+        for name in imported_names(code) - own - sys.stdlib_module_names
+        if not declared & {canonicalize_name(provider) for provider in providers.get(name, [name])}
+    }
+    assert undeclared == set()
 
 
 def test_every_folder_of_the_package_is_a_package():
