@@ -113,7 +113,7 @@ def test_a_truncated_download_is_told_kept_and_resumed_where_it_stopped(server, 
     server.files["/a.bin"], server.cut_after = NOISE, 1_300_000
     with pytest.raises(DataMissing, match=r"stopped after 1.2 MiB of 3.0 MiB.*goes on from there") as caught:
         download(f"{server.address}/a.bin", tmp_path, sha256(NOISE), "covid19_ct_seg", report=str)
-    assert caught.value.how == "covidcxr data fetch covid19_ct_seg"
+    assert caught.value.how == "python -m covidcxr data fetch covid19_ct_seg"
     kept = (tmp_path / "a.bin.part").read_bytes()
     assert names(tmp_path) == ["a.bin.part"] and 1_200_000 < len(kept) <= 1_300_000 and NOISE.startswith(kept)
     server.cut_after = None
@@ -258,6 +258,15 @@ def test_fetching_again_fetches_nothing_or_only_what_was_lost(server, small_fact
     assert [path for path, _ in server.requests[2:]] == ["/files/masks.zip"] and (folder / "masks" / "one.nii.gz").is_file()
 
 
+def test_what_a_user_has_unpacked_is_left_alone(server, small_facts, tmp_path):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "one.nii.gz").write_bytes(b"by hand")
+    lines = []
+    fetch_dataset("covid19_ct_seg", tmp_path / "set", small_facts, report=lines.append)
+    assert (tmp_path / "set" / "images" / "one.nii.gz").read_bytes() == b"by hand"
+    assert [path for path, _ in server.requests] == ["/files/masks.zip"] and "left alone" in "".join(lines)
+
+
 def test_a_mirror_is_used_and_held_to_the_same_hashes(server, small_facts, tmp_path):
     server.files |= {path.replace("/files/", "/mirror/"): content for path, content in server.files.items()}
     fetch_dataset("covid19_ct_seg", tmp_path / "set", small_facts, mirror=f"{server.address}/mirror/", report=str)
@@ -285,7 +294,7 @@ def test_a_set_that_cannot_be_downloaded_says_exactly_what_to_do(name, tmp_path)
         datasets.fetch(name, tmp_path)
     text = str(caught.value)
     assert str(tmp_path / name) in text and "{folder}" not in text and "https://" in text
-    assert "Licence: " in text and f"covidcxr data verify {name}" in text
+    assert "Licence: " in text and f"python -m covidcxr data verify {name}" in text
 
 
 def test_a_phantom_is_not_fetched(tmp_path):

@@ -37,14 +37,19 @@ def unpack_zip(archive: Path, target: Path, workspace: Path) -> dict[str, int]:
                     f"{archive}: unpacked it takes {needed / 2**20:.0f} MiB, {workspace} has {free / 2**20:.0f} MiB free"
                 )
             with tempfile.TemporaryDirectory(prefix="unpack-", dir=workspace) as aside:
+                Path(aside, "new").mkdir()
                 for name, info in members:
-                    path = Path(aside, name)
+                    path = Path(aside, "new", name)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with content.open(info) as source, open(path, "wb") as file:
                         shutil.copyfileobj(source, file, 1 << 20)
-                for name, _ in members:
-                    (target / name).parent.mkdir(parents=True, exist_ok=True)
-                    Path(aside, name).replace(target / name)
+                if not target.exists():  # the usual case: the folder appears complete or not at all
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    Path(aside, "new").rename(target)
+                else:
+                    for name, _ in members:
+                        (target / name).parent.mkdir(parents=True, exist_ok=True)
+                        Path(aside, "new", name).replace(target / name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{archive}: not a readable zip archive ({error}). Delete it and fetch it again.") from error
     return {str(name): info.file_size for name, info in members}

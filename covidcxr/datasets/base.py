@@ -4,6 +4,7 @@ A set's own module says which layouts it takes and makes the table (`_rows`); lo
 """
 
 import difflib
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ from covidcxr.datasets.tables_of_cases import COLUMNS, case_table, paths_in
 from covidcxr.errors import InputError
 
 __all__ = ["COLUMNS", "Dataset", "case_table"]
+
+
+def united(masks) -> np.ndarray:
+    """Union of masks, in the first one's memory; np.logical_or.reduce would copy them all into another order of axes first."""
+    return functools.reduce(lambda union, mask: np.logical_or(union, mask, out=union), masks)
 
 
 class Dataset:
@@ -107,7 +113,7 @@ class Dataset:
         """
         self._check_kind(kind)
         if kind in self.UNIONS:
-            return np.logical_or.reduce([self.mask(case, part) for part in self.UNIONS[kind]])
+            return united(self.mask(case, part) for part in self.UNIONS[kind])
         row = self.row(case)
         image = self._image_path(row, volume=False)
         column = self.LABELS[kind][0]
@@ -164,7 +170,7 @@ class Dataset:
 
         self._check_kind(kind)
         if kind in self.UNIONS:
-            return np.logical_or.reduce([self.volume_mask(case, part) for part in self.UNIONS[kind]])
+            return united(self.volume_mask(case, part) for part in self.UNIONS[kind])
         row = self.row(case)
         image = self._image_path(row, volume=True)
         column = self.LABELS[kind][0]
@@ -173,11 +179,7 @@ class Dataset:
             raise InputError(f"{self.name}: case {case} has no mask of kind {kind!r} (column {column} of its row is empty)")
         kept = self._last_volume is not None and self._last_volume[0][0] == image
         like = self._last_volume[1] if kept else self.volume(case)  # the grid is the same with and without a window
-        union = np.zeros(like.voxels.shape, bool)
-        for file in files:
-            labels = volumes.read_mask(self.folder / file, like)
-            union |= self.select(row, kind, labels)
-        return union
+        return united(self.select(row, kind, volumes.read_mask(self.folder / file, like)) for file in files)
 
     # ---- verification ------------------------------------------------------------------------------------------------
 

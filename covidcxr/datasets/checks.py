@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from covidcxr.datasets.base import united
 from covidcxr.datasets.images import read_labels, read_pixels, to_luminance
 from covidcxr.datasets.near_duplicates import fingerprint
 from covidcxr.datasets.tables_of_cases import paths_in
@@ -120,7 +121,8 @@ def _values(labels: np.ndarray) -> set[int]:
     flat = labels.ravel(order="K")
     found: set[int] = set()
     for start in range(0, flat.size, 1 << 20):
-        found.update(np.unique(flat[start : start + (1 << 20)]).tolist())
+        piece = flat[start : start + (1 << 20)]
+        found.update((np.flatnonzero(np.bincount(piece)) if piece.dtype == np.uint8 else np.unique(piece)).tolist())
     return found
 
 
@@ -197,7 +199,7 @@ def _check_volume_masks(dataset, row: dict, volume, measured: dict, report) -> N
     for kind in dataset.LABELS:
         files = paths_in(row.get(dataset.LABELS[kind][0]))
         if files and all(by_file[file] is not None for file in files):
-            masks[kind] = np.logical_or.reduce([dataset.select(row, kind, by_file[file]) for file in files])
+            masks[kind] = united(dataset.select(row, kind, by_file[file]) for file in files)
     _check_masks(masks, measured, report)
     if masks.get("left_lung", np.zeros(1)).any() and masks.get("right_lung", np.zeros(1)).any():
         # RAS+: the first axis grows towards the patient's right

@@ -24,7 +24,7 @@ _PIECE = 1 << 16  # what a broken connection may lose
 def instructions(name: str, folder: Path, facts: dict) -> str:
     """How to get a set by hand: where from, what to put where, licence and citation."""
     steps = [f"  {number}. {step.replace('{folder}', str(folder))}" for number, step in enumerate(facts["steps"], start=1)]
-    lines = [f"{name}: {facts['title']}", *steps, f"  Check it with: covidcxr data verify {name}", *_terms(facts)]
+    lines = [f"{name}: {facts['title']}", *steps, f"  Check it with: python -m covidcxr data verify {name}", *_terms(facts)]
     return "\n".join(lines)
 
 
@@ -79,6 +79,11 @@ def _fetch_file(name: str, folder: Path, downloads: Path, entry: dict, mirror: s
     known = receipt.get(file, {})
     if known.get("sha256") == entry["sha256"] and _all_there(target, known["unpacked"]):
         report(f"  {file}: already unpacked")
+        return
+    if not known and holds_data(target):
+        report(
+            f"  {file}: {target} is already there and was not fetched by this command; it is left alone. Delete it to fetch it."
+        )
         return
     url = f"{mirror.rstrip('/')}/{file}" if mirror else entry["url"]
     archive = download(url, downloads, entry["sha256"], name, report)
@@ -157,7 +162,7 @@ class ResumingDownloader:
                 f"{url} cannot be reached ({reason}). Without a connection: download it elsewhere (sha256 {self.sha256}), put it "
                 f"into {self.part.parent} under its own name, and run the same command again."
             )
-        raise DataMissing(text, self.name, f"covidcxr data fetch {self.name}") from (
+        raise DataMissing(text, self.name, f"python -m covidcxr data fetch {self.name}") from (
             reason if isinstance(reason, Exception) else None
         )
 

@@ -28,7 +28,7 @@ import re
 
 import numpy as np
 
-from covidcxr.datasets.base import Dataset
+from covidcxr.datasets.base import Dataset, united
 from covidcxr.datasets.coco import CocoMasks
 from covidcxr.datasets.cohen import outcomes, read_metadata
 from covidcxr.datasets.images import read_pixels, read_size, stem
@@ -155,7 +155,7 @@ class GeneralBlockchainCXR(Dataset):
         """
         self._check_kind(kind)
         if kind in self.UNIONS:
-            return np.logical_or.reduce([self.mask(case, part) for part in self.UNIONS[kind]])
+            return united(self.mask(case, part) for part in self.UNIONS[kind])
         size = read_size(self._image_path(self.row(case), volume=False))
         if self._coco is not None:
             return self._coco.mask(case, kind, size)
