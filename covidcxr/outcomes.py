@@ -74,7 +74,7 @@ def read_study() -> dict[str, Any]:
     """
     path = paths.params_dir() / "study.yaml"
     try:
-        study = yaml.safe_load(path.read_text(encoding="utf-8"))
+        study = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} can't be read: {' '.join(str(error).split())}") from None
     if not isinstance(study, dict) or not isinstance(study.get("stages"), dict):
@@ -157,8 +157,16 @@ def _read_results(outcome: Outcome, *, required: bool) -> None:
 
 
 def assess(known: Claims, study: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> dict[str, Assessment]:
-    """The verdict on every claim, by claim id, in the order of `params/claims.yaml`."""
+    """The verdict on every claim, by claim id, in the order of `params/claims.yaml`.
+
+    A claim recorded by another stage than the one that owes it is left out, and named among that stage's problems.
+    """
     owner = claims_module.owners(known, study)
+    for outcome in outcomes.values():
+        for name in outcome.claims:
+            problem = f"{outcome.name}/results.json records {name}, which {owner.get(name, 'no stage')} owes."
+            if owner.get(name) != outcome.name and problem not in outcome.problems:
+                outcome.problems.append(problem)
     found: dict[str, Assessment] = {}
     for claim in known.claims.values():
         stage = owner.get(claim.id, "")
@@ -252,12 +260,13 @@ def _check_numbers(entry: dict[str, Any]) -> str:
     ci = entry.get("ci")
     if ci is not None and not (isinstance(ci, list) and len(ci) == 2 and all(map(is_number, ci)) and ci[0] <= ci[1]):
         return f"interval {ci!r} is not [low, high]"
-    trivial = entry.get("trivial")
-    scores = trivial.values() if isinstance(trivial, dict) else [trivial]
-    if not all(score is None or is_number(score) for score in scores):
+    trivial = {} if entry.get("trivial") is None else entry["trivial"]
+    if not isinstance(trivial, dict) or not all(score is None or is_number(score) for score in trivial.values()):
         return f"trivial {trivial!r} is not a mapping of numbers"
     if not isinstance(entry.get("comparable", True), bool):
         return f"comparable {entry['comparable']!r} is neither true nor false"
+    if not isinstance(entry.get("seeds") or [], list):
+        return f"seeds {entry['seeds']!r} is not a list"
     return ""
 
 

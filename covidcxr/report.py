@@ -13,8 +13,9 @@ import csv
 import datetime
 import itertools
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import yaml
@@ -22,8 +23,12 @@ import yaml
 from covidcxr import claims as claims_module
 from covidcxr import outcomes as outcomes_module
 from covidcxr import paths
+from covidcxr.arithmetic import is_number
 from covidcxr.claims import Claims, Paper
 from covidcxr.outcomes import Assessment, Outcome
+
+if TYPE_CHECKING:
+    import jinja2
 
 FILE = "report.html"
 TABLE_ROWS, TABLE_COLUMNS, CELL_CHARACTERS = 40, 16, 200
@@ -60,10 +65,15 @@ def build(profile_dir: Path) -> Path:
 
 def render(profile_dir: Path) -> str:
     """The page as text; see `build`."""
-    import jinja2
-
     known, study = claims_module.load(), outcomes_module.read_study()
     stages = outcomes_module.read_profile(profile_dir, study)
+    return _environment().get_template("report.html").render(view(profile_dir, known, study, stages))
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -71,7 +81,7 @@ def render(profile_dir: Path) -> str:
     environment.filters |= {
         "number": claims_module.number, "unit": unit_text, "anchor": anchor, "is_link": is_link, "slug": slug, "plain": plain,
     }
-    return environment.get_template("report.html").render(view(profile_dir, known, study, stages))
+    return environment
 
 
 def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -81,7 +91,8 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
     done = [stage for stage in stages.values() if stage.state.status == "done"]
     phantom = [stage.name for stage in done if stage.state.data == "phantom"]
     papers = [_paper_view(paper, known, assessments, stages, pictures) for paper in known.papers.values()]
-    results = [_stage_view(stage, pictures) for stage in done]
+    shown = {(row.stage, figure["name"]): row.claim.id for row in assessments.values() for figure in row.figures}
+    results = [_stage_view(stage, shown, pictures) for stage in done]
     problems = [problem for stage in stages.values() for problem in stage.problems] + pictures.problems
     return {
         "profile": profile_dir.name, "description": _description(profile_dir.name),
@@ -155,12 +166,13 @@ def trivial_scores(row: Assessment) -> dict[str, float]:
     return {name: score for name, score in {**(row.claim.trivial or {}), **measured}.items() if score is not None}
 
 
-def _stage_view(stage: Outcome, pictures: Pictures) -> dict[str, Any]:
-    others = [figure for figure in stage.figures if not figure.get("reproduces")]
+def _stage_view(stage: Outcome, shown: Mapping[tuple[str, str], str], pictures: Pictures) -> dict[str, Any]:
+    """A stage's own results; figures that stand beside a paper's claim (`shown`) are only named."""
+    others = [figure for figure in stage.figures if (stage.name, figure["name"]) not in shown]
     return {
         "stage": stage, "tables": [_table(stage, entry) for entry in stage.tables],
         "figures": [pictures.embed(stage, figure) for figure in others],
-        "reproduces": [figure["reproduces"] for figure in stage.figures if figure.get("reproduces")],
+        "reproduces": [name for (owner, _), name in shown.items() if owner == stage.name],
         "parameters": _mapping(stage.run.get("parameters")),
         "page": f"{quote(stage.name)}/notebook.html" if (stage.folder / "notebook.html").is_file() else "",
     }
@@ -188,7 +200,7 @@ def _table(stage: Outcome, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cell(text: str) -> str:
     """A table cell: long numbers to four digits, long texts cut."""
-    if len(text) > 7 and text.lstrip("-").replace(".", "", 1).isdigit() and "." in text:
+    if len(text) > 7 and text.isascii() and "." in text and text.lstrip("-").replace(".", "", 1).isdigit():
         return claims_module.number(float(text))
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
@@ -239,8 +251,8 @@ def _data_cards(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
 
 
 def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = ("name", "files", "bytes", "sha256", "licence", "source")
-    return {key: entry.get(key) for key in wanted}
+    card = {key: entry.get(key) for key in ("name", "files", "sha256", "licence", "source")}
+    return card | {"megabytes": round(entry["bytes"] / 1e6, 1) if is_number(entry.get("bytes")) else None}
 
 
 def _provenance(stages: Iterable[Outcome]) -> list[dict[str, Any]]:

@@ -1,8 +1,11 @@
 """The page, made from real files of finished, failed, damaged and hostile stages."""
 
 import base64
+import copy
 import json
+import random
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -243,6 +246,44 @@ def test_hostile_texts_stay_texts(tmp_path):
     assert "<script>alert(1)</script>" in page.text and "{{ 7 * 7 }}" in page.text  # shown, neither run nor worked out
 
 
+VALUES = (None, True, -1, 0.5, 10**400, 1e308, "text", "", [], [1, "a"], {}, {"a": None}, [[]], "2\u00b2.3456789", HOSTILE)
+
+
+def mutate(content, rng):
+    """Change one value, anywhere in a JSON structure, into something else, or remove it."""
+    places = []
+
+    def walk(node):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], (dict, list)):
+                walk(node[key])
+
+    walk(content)
+    node, key = rng.choice(places)
+    if rng.random() < 0.15:
+        del node[key]
+    else:
+        node[key] = copy.deepcopy(rng.choice(VALUES))
+
+
+@pytest.mark.parametrize("name", ["results.json", "run.json", "failure.json"])
+def test_whatever_stands_in_the_files_there_is_a_page_and_no_match_for_it(tmp_path, profile, name):
+    rng = random.Random(name)
+    folder = shutil.copytree(profile, tmp_path / "pilot")
+    stage = "lung_segmentation" if name == "failure.json" else "start_here"
+    whole = (folder / stage / name).read_text()
+    study = outcomes.read_study()
+    for _ in range(25):
+        content = json.loads(whole)
+        for _ in range(rng.randint(1, 4)):
+            mutate(content, rng)
+        (folder / stage / name).write_text(json.dumps(content))
+        Page(report.render(folder))
+        found = outcomes.assess(claims.load(), study, outcomes.read_profile(folder, study))
+        assert outcomes.counts(found)["match"] <= 3
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "\x00\xff", '{"stage": "start_here"', '{"data": NaN}'])
 def test_damaged_results_are_named_and_not_believed(tmp_path, content):
     folder = tmp_path / "pilot" / "start_here"
@@ -273,6 +314,9 @@ def test_a_damaged_completion_record_is_named(tmp_path, content):
     ("claims", {"id": "ramesh2021.data.cxr_total", "value": 1, "ci": [2, 1]}, "interval [2, 1] is not [low, high]"),
     ("claims", {"id": "ramesh2021.data.cxr_total", "value": 1, "ci": 5}, "interval 5 is not [low, high]"),
     ("claims", {"id": "ramesh2021.data.cxr_total", "value": 1, "trivial": [1]}, "trivial [1] is not a mapping"),
+    ("claims", {"id": "ramesh2021.data.cxr_total", "value": 1, "trivial": 0.5}, "trivial 0.5 is not a mapping"),
+    ("claims", {"id": "ramesh2021.data.cxr_total", "value": 10**400}, "is not a finite number"),
+    ("claims", {"id": "ramesh2021.data.cxr_total", "value": 1, "seeds": 3}, "seeds 3 is not a list"),
     ("claims", {"id": "ramesh2021.data.cxr_total", "value": 1, "comparable": "no"}, "comparable 'no'"),
     ("numbers", {"value": 1}, "no name"),
     ("tables", {"name": "t", "file": "tables/none.csv"}, "tables/none.csv is missing"),
@@ -320,6 +364,19 @@ def test_long_tables_are_cut_and_counted(tmp_path):
     page = Page(report.render(folder.parent))
     assert f"{101 - report.TABLE_ROWS} more rows and {20 - report.TABLE_COLUMNS} more columns" in page.text
     assert len([1 for tag, _ in page.elements if tag == "td"]) > report.TABLE_ROWS * report.TABLE_COLUMNS
+
+
+def test_a_claim_of_another_stage_is_named_and_its_figure_not_lost(tmp_path):
+    folder = tmp_path / "pilot" / "start_here"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "a.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    figure = {"name": "a", "file": "figures/a.svg", "alt": "A figure.", "caption": "C.", "reproduces": "ramesh2021.figure1"}
+    add_results(folder, claims=[{"id": "zhang2020.data.total", "value": 6504}], figures=[figure])
+    source = report.render(folder.parent)
+    page = Page(source)
+    assert "start_here/results.json records zhang2020.data.total, which lung_segmentation owes." in page.text
+    assert "not run" in page.row("zhang2020.data.total", source) and "not run" in page.row("ramesh2021.figure1", source)
+    assert [image["alt"] for image in page.all("img")] == ["A figure."]
 
 
 def test_results_of_a_hand_run_count_only_when_asked_for(tmp_path):
