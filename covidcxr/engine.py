@@ -70,8 +70,8 @@ def _snakemake(
         "--forcerun", *stale,
         # The plan has decided what is out of date; Snakemake adds what comes after it and what was cut short.
         "--rerun-triggers", "input", "--rerun-incomplete", "--nolock",
-        "--quiet", "all",
         "--scheduler", "greedy",
+        *([] if extra else ["--quiet", "all"]),  # whoever speaks to Snakemake wants to hear it
         *([] if any(word == "--resources" for word in extra) else ["--resources", "gpu=1"]),
         *(["--keep-going"] if keep_going else []),
         *extra,

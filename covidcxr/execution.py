@@ -251,23 +251,27 @@ def _export_html(partial: Path) -> None:
     paths.write_atomically(partial / "notebook.html", page)
 
 
+def _executed_cells(notebook: Path) -> list[dict[str, Any]]:
+    """Cells of the executed notebook, without those that papermill puts in to point at an error."""
+    cells = json.loads(notebook.read_text())["cells"] if notebook.exists() else []
+    return [cell for cell in cells if "papermill-error-cell-tag" not in cell["metadata"].get("tags", [])]
+
+
 def _place(notebook: Path, index: int | None) -> tuple[str, str]:
-    """Number (from 1) and section heading of a cell of the executed notebook."""
+    """Number of a cell, counted from 1 as in the notebook that was executed, and the heading above it."""
     if index is None:
         return "", ""
-    heading = ""
-    for cell in json.loads(notebook.read_text())["cells"][:index]:
-        if cell["cell_type"] == "markdown":
-            found = re.findall(r"^#+ +(.+)$", "".join(cell["source"]), flags=re.MULTILINE)
-            heading = found[-1] if found else heading
-    return f"cell {index + 1}", f"section “{heading}”" if heading else ""
+    before = _executed_cells(notebook)[:index]
+    number = 1 + sum("injected-parameters" not in cell["metadata"].get("tags", []) for cell in before)
+    text = "\n".join("".join(cell["source"]) for cell in before if cell["cell_type"] == "markdown")
+    headings = re.findall(r"^#+ +(.+)$", text, flags=re.MULTILINE)
+    return f"cell {number}", f"section “{headings[-1]}”" if headings else ""
 
 
 def _last_started(notebook: Path) -> int | None:
     """Index of the last code cell that was started, by papermill's notes (their `status` says completed in any case)."""
-    cells = json.loads(notebook.read_text())["cells"] if notebook.exists() else []
     started = [
-        index for index, cell in enumerate(cells)
+        index for index, cell in enumerate(_executed_cells(notebook))
         if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("start_time")
     ]
     return max(started, default=None)
