@@ -155,7 +155,7 @@ def test_letters_are_commoner_on_covid_images():
 
 
 def technique(view: str = "PA", **changes) -> beam.Technique:
-    drawn = beam.draw_technique(np.random.default_rng(5), view, (160.0, 285.0), (200, 200))
+    drawn = beam.draw_technique(np.random.default_rng(5), view, (160.0, 285.0), 190.0, (200, 200))
     plain = {"roll": 0.0, "heel": 0.0, "gradient": 0.0, "centre": (0.0, 0.0), **changes}
     return beam.Technique(**{**drawn.__dict__, **plain})
 

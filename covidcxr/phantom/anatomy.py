@@ -149,7 +149,7 @@ def body_level(grid: Grid, person: Person) -> tuple[np.ndarray, np.ndarray]:
     widths = (154, 160, 162, 162, 170, 184, 190, 180, 158, 124, 92, 70, 60, 57) if down else (
         154, 160, 162, 166, 178, 180, 174, 164, 150, 134, 114, 88, 66, 57)
     front = (-112, -108, -100, -84, -74, -65, -58, -52, -48, -45, -43, -43, -45, -46)
-    back = (106, 118, 126, 130, 128, 124, 118, 111, 105, 100, 96, 91, 85, 80)
+    back = (104, 114, 120, 123, 122, 119, 114, 108, 103, 99, 95, 91, 85, 80)
     extra = person.fat - 14
     width = (profile(grid.z, heights, widths) + extra * 0.8).astype(np.float32)[None, None, :]
     near = (profile(grid.z, heights, front) - extra * 0.8).astype(np.float32)[None, None, :]
@@ -212,10 +212,13 @@ def thorax(person: Person, grid: Grid) -> Thorax:
     airways = np.minimum.reduce([tubes[name] for name in AIRWAYS])
 
     spine_y = spine_depth(grid.z).astype(np.float32)[None, None, :]
-    wide = profile(grid.z, (120, 60, 0, -100, -200), (20, 20, 21, 24, 27)).astype(np.float32)[None, None, :]
-    spine = (shapes.squircle(x / wide, (y - spine_y - 22) / 40, 0.3) - 1) * wide
+    wide = profile(grid.z, (120, 60, 0, -100, -200), (19, 19, 21, 24, 27)).astype(np.float32)[None, None, :]
+    # Narrow in front, where the lungs close in before the vertebrae, and wide behind, at the necks of the ribs.
+    half = wide * np.clip(np.float32(0.55) + np.float32(0.012) * (y - spine_y + 18), 0.5, 1.35)
+    spine = (np.abs(x) - half) * np.float32(0.9)
+    spine = np.maximum(spine, spine_y - 19 - y)
     septum = np.abs(x - 2) - np.float32(4)
-    core = np.maximum(np.abs(x - 2) - 14, np.abs(y - 8) - 32) + np.clip(z - 60, 0, None) * np.float32(0.05)
+    core = np.maximum(np.abs(x - 2) - 11, np.abs(y - 8) - 26) + np.clip(z - 60, 0, None) * np.float32(0.05)
     rest = pericardial_level(grid, person)
     middle = smooth_union(smooth_union(heart - 4, rest, 14), np.minimum(blood, airways) - 4, 9)
     middle = smooth_union(middle, spine, 9)

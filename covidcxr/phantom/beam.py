@@ -25,7 +25,8 @@ class Technique:
     view: "PA", "AP" or "AP Supine". source_mm: source to detector. centre: (x, z) mm of the field, field_mm: (width, height),
     size: (rows, columns). roll: degrees. photons: detected per pixel behind air. scatter: scattered over primary behind the
     mediastinum. heel, gradient: relative fall of intensity along z and x. Rendering: flatten (0..1) share of the
-    wide-scale signal removed, sharpen, toe and shoulder of the curve, low and high percentiles.
+    wide-scale signal removed, sharpen, low and high percentiles of the window,
+    shoulder, curve (share of an S), gamma, floor and ceiling of the grey scale.
     """
 
     view: str
@@ -47,6 +48,7 @@ class Technique:
     shoulder: float
     floor: float
     gamma: float
+    ceiling: float
 
     @property
     def pixel_mm(self) -> float:
@@ -57,39 +59,41 @@ class Technique:
         return self.view != "PA"
 
 
-def draw_technique(rng: np.random.Generator, view: str, reach: tuple[float, float], pixels: tuple[int, int]) -> Technique:
+def draw_technique(rng: np.random.Generator, view: str, reach: tuple[float, float], limit: float,
+                   pixels: tuple[int, int]) -> Technique:
     """A technique at random for one view.
 
     Args:
         reach: half width of the body and height from dome to shoulder of this person, mm, that the field is set from.
-        pixels: smallest and largest number of rows.
+        limit: largest half width of the field, mm. pixels: smallest and largest number of rows.
     """
     portable = view != "PA"
     rows = int(rng.integers(pixels[0], pixels[1] + 1))
-    height = float(reach[1] * rng.uniform(1.02, 1.22))
-    aspect = float(np.clip(rng.normal(1.08 if portable else 0.98, 0.10), 0.84, 1.28))
-    width = max(height * aspect, 2 * reach[0] * rng.uniform(0.82, 0.95))
+    height = float(reach[1] * rng.uniform(1.04, 1.32))
+    aspect = float(np.clip(rng.normal(1.10 if portable else 1.0, 0.11), 0.84, 1.3))
+    width = min(max(height * aspect, 2 * reach[0] * rng.uniform(0.82, 0.95)), 2 * limit)
     columns = int(round(rows * width / height))
     return Technique(
         view=view,
         source_mm=float(rng.uniform(1750, 1850) if not portable else rng.uniform(950, 1150)),
-        centre=(round(float(rng.normal(0, 7)), 3), round(float(rng.normal(-16, 7)), 3)),
+        centre=(round(float(rng.normal(0, 7)), 3), round(float(rng.normal(-22, 6)), 3)),
         field_mm=(round(width, 3), round(width * rows / columns, 3)),
         size=(rows, columns),
         roll=round(float(rng.normal(0, 2.6 if portable else 1.2)), 4),
-        photons=float(np.round(rng.uniform(2500, 9000) if portable else rng.uniform(8000, 40000))),
-        scatter=round(float(rng.uniform(0.9, 2.2) if portable else rng.uniform(0.35, 0.9)), 4),
+        photons=float(np.round(rng.uniform(4000, 16000) if portable else rng.uniform(8000, 40000))),
+        scatter=round(float(rng.uniform(1.4, 3.2) if portable else rng.uniform(0.8, 1.8)), 4),
         heel=round(float(rng.uniform(-0.18, 0.18)), 4),
         gradient=round(float(rng.normal(0, 0.10 if portable else 0.03)), 4),
         blur_mm=round(float(rng.uniform(0.3, 0.7) if portable else rng.uniform(0.15, 0.45)), 4),
-        flatten=round(float(rng.uniform(0.15, 0.6)), 4),
+        flatten=round(float(rng.uniform(0.45, 0.95)), 4),
         sharpen=round(float(rng.uniform(0.1, 0.9)), 4),
-        curve=round(float(rng.uniform(0.0, 0.55)), 4),
+        curve=round(float(rng.uniform(0.0, 0.4)), 4),
         low=round(float(rng.uniform(0.5, 6.0)), 4),
         high=round(float(rng.uniform(99.0, 99.9)), 4),
-        shoulder=round(float(rng.uniform(1.2, 5.0)), 4),
+        shoulder=round(float(rng.uniform(0.35, 1.4)), 4),
         floor=round(float(rng.choice([0.0, 0.02, 0.06])), 4),
-        gamma=round(float(rng.uniform(0.95, 1.45)), 4),
+        gamma=round(float(rng.uniform(1.25, 1.95)), 4),
+        ceiling=round(float(rng.uniform(0.74, 0.98)), 4),
     )
 
 
@@ -200,11 +204,13 @@ def render(signal: np.ndarray, soft: np.ndarray, technique: Technique) -> np.nda
     body = soft > 25
     air = float(np.percentile(density, 1))
     density = np.maximum(density, air)
-    wide = broad_blur(density, 42.0 / technique.pixel_mm)
+    wide = broad_blur(density, 30.0 / technique.pixel_mm)
     fine = density - ndimage.gaussian_filter(density, 2.2 / technique.pixel_mm, mode="nearest")
     middle = density - broad_blur(density, 9.0 / technique.pixel_mm)
     level = float(np.median(density[body]))
-    shown = density - technique.flatten * 0.62 * (wide - level) + technique.sharpen * (0.9 * fine + 0.35 * middle)
+    # Digital systems lift fine contrast where the film would have been lost: more so the denser the surroundings.
+    gain = 1 + np.clip((wide - level) / 0.8, -0.3, 1.6)
+    shown = density - technique.flatten * 0.7 * (wide - level) + technique.sharpen * gain * (0.9 * fine + 0.75 * middle)
     low, high = np.percentile(shown[body], [technique.low, technique.high])
     grey = np.clip((shown - low) / max(high - low, 1e-6), 0, 1.2)
     # The shoulder of the curve compresses the densest parts, so that the spine stays apart from the heart without glaring.
@@ -213,5 +219,5 @@ def render(signal: np.ndarray, soft: np.ndarray, technique: Technique) -> np.nda
     grey = np.where(body, grey, grey * np.clip(soft / 25, 0, 1))
     steep = grey * grey * (3 - 2 * grey)
     grey = (1 - technique.curve) * grey + technique.curve * steep
-    grey = technique.floor + (1 - technique.floor) * grey**technique.gamma
+    grey = technique.floor + (technique.ceiling - technique.floor) * grey**technique.gamma
     return np.clip(grey, 0, 1)

@@ -76,21 +76,21 @@ def _spine(k: float, step: float):
         up = np.array([0.0, 1.0, 0.0])
         body = [(0, y, z - h), (0, y, z - h / 3), (0, y, z + h / 3), (0, y, z + h)]
         waist = np.array([1.0, 0.92, 0.92, 1.0])
-        clouds.append(shapes.tube_cloud(body, b * waist, a * waist, step * 1.4, 430 * k, 140 * k, 1.6, hint=up))
+        clouds.append(shapes.tube_cloud(body, b * waist, a * waist, step * 1.4, 620 * k, 215 * k, 1.6, hint=up))
         for end in (-1, 1):
             plate = [(0, y, z + end * (h - 0.9)), (0, y, z + end * (h + 0.4))]
-            clouds.append(shapes.tube_cloud(plate, b, a, step * 1.15, 700 * k, 650 * k, 1.0, hint=up))
+            clouds.append(shapes.tube_cloud(plate, b, a, step * 1.15, 900 * k, 850 * k, 1.0, hint=up))
         arch = y + b
         for side in (-1, 1):
             inner, outer = side * 0.6 * a, side * (a + 15)
             pedicle = [(inner, arch - 3, z + 3), (inner, arch + 9, z + 3)]
-            clouds.append(shapes.tube_cloud(pedicle, 3.6, 5.2, step, 760 * k, 300 * k, 1.4, hint=(1.0, 0.0, 0.0)))
+            clouds.append(shapes.tube_cloud(pedicle, 3.6, 5.4, step, 1000 * k, 420 * k, 1.4, hint=(1.0, 0.0, 0.0)))
             process = [(inner, arch + 8, z + 3), (outer, arch + 20, z + 7)]
             clouds.append(shapes.tube_cloud(process, 3.2, 4.6, step, 480 * k, 190 * k, 1.1))
             lamina = [(inner, arch + 8, z + 2), (0, arch + 18, z - 6)]
             clouds.append(shapes.tube_cloud(lamina, 2.6, 7.0, step, 560 * k, 260 * k, 1.2))
         spinous = [(0, arch + 17, z - 4), (0, arch + 40, z - 20)]
-        clouds.append(shapes.tube_cloud(spinous, 2.6, 5.0, step, 520 * k, 230 * k, 1.2, hint=(1.0, 0.0, 0.0)))
+        clouds.append(shapes.tube_cloud(spinous, 2.8, 5.4, step, 800 * k, 320 * k, 1.2, hint=(1.0, 0.0, 0.0)))
     return clouds
 
 

@@ -41,18 +41,19 @@ def write_patient(folder: Path, spec: CohortSpec, patient: Patient) -> list[dict
 
 
 def _write_study(root: Path, spec: CohortSpec, patient: Patient, study: Study, place: int) -> dict:
-    rng = np.random.default_rng([*patient.seed, 100 + place])
+    # Separate streams: how long one of them is read changes nothing in the others.
+    rng, noise, marks = (np.random.default_rng([*patient.seed, purpose + place]) for purpose in (100, 200, 300))
     person = draw_person(patient.seed, patient.sex, patient.age, "down", study.view == "AP Supine")
     step, along = spec.beam_grid_mm
     sx, sy, sz = person.scale
     half = 196 * sx
     grid = Grid.box((-half, -150 * sy, -212 * sz), (half, 150 * sy, 172 * sz), (step, along, step))
     scan = make_scan(person, study.disease, grid, tips=spec.tips)
-    technique = beam.draw_technique(rng, study.view, (158 * sx + person.fat, 285 * sz), spec.rows)
+    technique = beam.draw_technique(rng, study.view, (158 * sx + person.fat, 285 * sz), 186 * sx, spec.rows)
     soft, bone = beam.line_integrals(scan.hu, grid, technique)
-    extra, tubes = overlays.devices(rng, technique, patient.icu)
-    signal = beam.expose(soft, bone + extra, technique, rng)
-    overlay = overlays.draw_overlay(rng, patient.group, study.view)
+    extra, tubes = overlays.devices(marks, technique, patient.icu)
+    signal = beam.expose(soft, bone + extra, technique, noise)
+    overlay = overlays.draw_overlay(marks, patient.group, study.view)
     grey = np.round(overlays.burn(beam.render(signal, soft, technique), overlay) * 255).astype(np.uint8)
     mode, suffix = FORMATS[int(rng.choice(4, p=[0.68, 0.15, 0.12, 0.05]))]
     filename = f"{study.name}.{suffix}"
