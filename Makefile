@@ -54,8 +54,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb
 
 lint: $(VENV)/.extra-dev ## check style (ruff) and types (mypy)
-	$(RUN) -m ruff check .
-	$(RUN) -m mypy
+	@$(RUN) -m ruff check .; ruff=$$?; $(RUN) -m mypy && exit $$ruff
 
 bench: $(VENV)/.extra-bench ## measure speed against other tools
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
