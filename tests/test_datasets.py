@@ -288,6 +288,19 @@ def test_a_users_folder_with_masks_and_table(tmp_path):
         dataset.mask("c", "left_lung")
 
 
+def test_a_union_takes_the_parts_that_a_case_has(tmp_path):
+    for case in ("a", "b"):
+        save_image(tmp_path / "images" / f"{case}.png", np.zeros((4, 4)))
+    top, left = np.zeros((4, 4)), np.zeros((4, 4))
+    top[0], left[:, 0] = 1, 1
+    save_image(tmp_path / "masks" / "ground_glass" / "a.png", top)
+    save_image(tmp_path / "masks" / "consolidation" / "a.png", left)
+    save_image(tmp_path / "masks" / "consolidation" / "b.png", left)
+    dataset = datasets.open("folder", tmp_path)
+    assert dataset.mask("a", "lesion").sum() == 7 and dataset.mask("b", "lesion").sum() == 4
+    assert dataset.mask("b", "consolidation").sum() == 4  # no mask is written into by the union of another
+
+
 @pytest.mark.parametrize(
     "table, message",
     [

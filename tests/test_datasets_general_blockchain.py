@@ -245,7 +245,12 @@ def test_a_crop_that_does_not_fit_is_an_error_with_its_line(builder, changes, me
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"Template Name": "Spleen"}, "line 2: unknown class 'Spleen'"), ({"Resolution": "wide"}, "line 2: Resolution")],
+    [
+        ({"Template Name": "Spleen"}, "line 2: unknown class 'Spleen'"),
+        ({"Resolution": "wide"}, "line 2: Resolution"),
+        ({"Mask": "../../secret.png"}, "line 2: '../../secret.png' is not a path inside"),
+        ({"Filename": "/etc/one.png"}, "'/etc/one.png' is not a path inside"),
+    ],
 )
 def test_a_row_that_makes_no_sense_is_an_error_with_its_line(builder, changes, message):
     builder.image("one.png")

@@ -3,15 +3,23 @@
 A set's own module says which layouts it takes and makes the table (`_rows`); loading and checking are the same for all.
 """
 
+from __future__ import annotations
+
 import difflib
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from covidcxr.datasets.images import is_volume, read_image, read_labels, read_size
 from covidcxr.datasets.tables_of_cases import COLUMNS, case_table, paths_in
 from covidcxr.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+    from covidcxr.volumes import Volume
 
 __all__ = ["COLUMNS", "Dataset", "case_table"]
 
@@ -43,8 +51,8 @@ class Dataset:
         self.name = name
         self.folder = folder
         self.phantom = phantom
-        self._cases = None
-        self._last_volume = None
+        self._cases: pandas.DataFrame | None = None
+        self._last_volume: tuple[tuple[Path, tuple[float, float] | None], Volume] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} in {self.folder}>"
@@ -55,25 +63,29 @@ class Dataset:
         """The cases found in the folder, one dict each (keys of `COLUMNS`, then the set's own)."""
         raise NotImplementedError
 
-    def cases(self):
+    @property
+    def _indexed(self) -> pandas.DataFrame:
+        """The table by case, read once."""
+        if self._cases is None:
+            self._cases = case_table(self._rows(), self.folder).set_index("case", drop=False)
+        return self._cases
+
+    def cases(self) -> pandas.DataFrame:
         """pandas.DataFrame, one row per case: `COLUMNS`, then the columns of this set. A fresh copy at every call.
 
         Raises:
             InputError: the folder holds no case in a layout that this set takes, or a table of it is not readable.
         """
-        if self._cases is None:
-            self._cases = case_table(self._rows(), self.folder).set_index("case", drop=False)
-        return self._cases.reset_index(drop=True).copy()
+        return self._indexed.reset_index(drop=True).copy()
 
     def row(self, case: str) -> dict:
         """The table's row of one case; InputError with the nearest name when there is none."""
-        if self._cases is None:
-            self.cases()
-        if case not in self._cases.index:
-            near = difflib.get_close_matches(str(case), list(map(str, self._cases.index)), n=1)
+        table = self._indexed
+        if case not in table.index:
+            near = difflib.get_close_matches(str(case), list(map(str, table.index)), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"{self.name} has no case {case!r}.{hint} Its {len(self._cases)} cases: datasets.open(...).cases()")
-        return self._cases.loc[case].to_dict()
+            raise InputError(f"{self.name} has no case {case!r}.{hint} Its {len(table)} cases: datasets.open(...).cases()")
+        return table.loc[case].to_dict()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -113,7 +125,7 @@ class Dataset:
         """
         self._check_kind(kind)
         if kind in self.UNIONS:
-            return united(self.mask(case, part) for part in self.UNIONS[kind])
+            return united(self.mask(case, part) for part in self._parts(case, kind))
         row = self.row(case)
         image = self._image_path(row, volume=False)
         column = self.LABELS[kind][0]
@@ -131,6 +143,11 @@ class Dataset:
             union |= self.select(row, kind, labels)
         return union
 
+    def _parts(self, case: str, kind: str) -> list[str]:
+        """The parts of a union that a case has; all of them where it has none, so that the error names one."""
+        row = self.row(case)
+        return [part for part in self.UNIONS[kind] if paths_in(row[self.LABELS[part][0]])] or list(self.UNIONS[kind])
+
     def select(self, row: dict, kind: str, labels: np.ndarray) -> np.ndarray:
         """Where a kind's label values lie in one file's labels; bool of their shape."""
         values = self.LABELS[kind][1]
@@ -143,7 +160,7 @@ class Dataset:
 
     # ---- volumes -----------------------------------------------------------------------------------------------------
 
-    def volume(self, case: str, window: tuple[float, float] | None = None):
+    def volume(self, case: str, window: tuple[float, float] | None = None) -> Volume:
         """CT volume, `covidcxr.volumes.Volume`: int16 voxels (X, Y, Z) in RAS+ order, spacing in mm, units.
 
         Args:
@@ -170,15 +187,15 @@ class Dataset:
 
         self._check_kind(kind)
         if kind in self.UNIONS:
-            return united(self.volume_mask(case, part) for part in self.UNIONS[kind])
+            return united(self.volume_mask(case, part) for part in self._parts(case, kind))
         row = self.row(case)
         image = self._image_path(row, volume=True)
         column = self.LABELS[kind][0]
         files = paths_in(row[column])
         if not files:
             raise InputError(f"{self.name}: case {case} has no mask of kind {kind!r} (column {column} of its row is empty)")
-        kept = self._last_volume is not None and self._last_volume[0][0] == image
-        like = self._last_volume[1] if kept else self.volume(case)  # the grid is the same with and without a window
+        last = self._last_volume  # with or without a window: the grid is the same
+        like = last[1] if last is not None and last[0][0] == image else self.volume(case)
         return united(self.select(row, kind, volumes.read_mask(self.folder / file, like)) for file in files)
 
     # ---- verification ------------------------------------------------------------------------------------------------

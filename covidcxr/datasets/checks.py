@@ -77,8 +77,8 @@ def check_picture_case(dataset, row: dict, report) -> dict:
     measured, image = check_image_file(dataset.folder / row["image"], report)
     if image is None:
         return measured
-    by_file: dict[str, np.ndarray] = {}
-    masks = {}
+    by_file: dict[str, np.ndarray | None] = {}
+    masks: dict[str, np.ndarray] = {}
     for kind, (column, _) in dataset.LABELS.items():
         for file in paths_in(row.get(column)):
             if file not in by_file:
@@ -187,14 +187,15 @@ def _check_volume_masks(dataset, row: dict, volume, measured: dict, report) -> N
             if file in by_file:
                 continue
             try:
-                by_file[file] = volumes.read_mask(dataset.folder / file, volume)
+                labels = volumes.read_mask(dataset.folder / file, volume)
             except InputError as error:
                 by_file[file] = None
                 text = str(error)
                 check = "mask grid" if "differ in shape" in text or "different places" in text else "unreadable mask"
                 report.error(check, text, file=file)
             else:
-                _check_labels(dataset, column, by_file[file], file, report)
+                by_file[file] = labels
+                _check_labels(dataset, column, labels, file, report)
     masks = {}
     for kind in dataset.LABELS:
         files = paths_in(row.get(dataset.LABELS[kind][0]))

@@ -47,7 +47,7 @@ class UserFolder(Dataset):
         for case, image in files.items():
             if table and case not in table:
                 continue  # the verifier names the file as unused
-            row = {
+            row: dict = {
                 "case": case,
                 "image": image,
                 "patient": case,
@@ -59,7 +59,7 @@ class UserFolder(Dataset):
             row |= {key: value for key, value in table.get(case, {}).items() if value is not None}
             row |= {kind: found.get(case) for kind, found in masks.items()}
             for kind, parts in self.UNIONS.items():
-                row[kind] = [row[part] for part in parts if row[part]] or None
+                row[kind] = [path for part in parts if (path := masks[part].get(case))] or None
             rows.append(row)
         return rows
 
@@ -110,8 +110,8 @@ class UserFolder(Dataset):
                 )
             return value
         if column == "age":
-            value = number(text)
-            if value is None:
+            years = number(text)
+            if years is None:
                 raise InputError(f"{where}: column age is {text!r}; a number of years or an empty cell is expected")
-            return value
+            return years
         return normalise_finding(text) if column == "finding" else text

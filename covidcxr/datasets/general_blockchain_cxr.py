@@ -32,7 +32,7 @@ from covidcxr.datasets.base import Dataset, united
 from covidcxr.datasets.coco import CocoMasks
 from covidcxr.datasets.cohen import outcomes, read_metadata
 from covidcxr.datasets.images import read_pixels, read_size, stem
-from covidcxr.datasets.tables_of_cases import normalise_finding, read_csv
+from covidcxr.datasets.tables_of_cases import inside, normalise_finding, read_csv
 from covidcxr.errors import InputError
 
 CLASSES = {
@@ -68,26 +68,26 @@ class GeneralBlockchainCXR(Dataset):
     UNIONS = {"lung": ("left_lung", "right_lung"), "lesion": ("ground_glass", "consolidation")}
 
     def _rows(self) -> list[dict]:
-        self._coco = None
+        self._coco: CocoMasks | None = None
+        self._annotations = None
         coco_path = self.folder / "annotation" / "results.json"
         structure_path = self.folder / "structure.csv"
         if coco_path.is_file():
             self._coco = CocoMasks(coco_path, class_kind)
         if structure_path.is_file():
             self._annotations = read_csv(structure_path, ANNOTATION_COLUMNS)
-        elif self._coco is None:
+            filenames = [inside(name, structure_path) for name in self._annotations["Filename"]]
+        elif self._coco is not None:
+            self.SUPPORT_FILES = ("annotation/results.json",)
+            filenames = self._coco.filenames
+        else:
             raise InputError(
                 f"{self.folder}: neither structure.csv nor annotation/results.json is there. Clone the whole repository: "
                 "git clone https://github.com/GeneralBlockchain/covid-19-chest-xray-segmentations-dataset.git"
             )
-        else:
-            self._annotations = None
-        if self._annotations is None:
-            self.SUPPORT_FILES = ("annotation/results.json",)
         self._crops = self._read_crops()
-        filenames = list(dict.fromkeys(self._annotations["Filename"] if self._annotations is not None else self._coco.filenames))
         metadata = read_metadata(self.folder / "metadata.csv")
-        return [self._row(filename, metadata.get(filename)) for filename in filenames]
+        return [self._row(filename, metadata.get(filename)) for filename in dict.fromkeys(filenames)]
 
     def _read_crops(self) -> dict[str, dict[str, list[dict]]]:
         """case -> kind -> crops (path, top, left, width, height, resolution, row number in the table)."""
@@ -111,7 +111,8 @@ class GeneralBlockchainCXR(Dataset):
                     f"{self.folder / 'structure.csv'}, line {number}: Resolution (WxH), Top, Left, Width and Height "
                     f"must be whole numbers; found {[row[key] for key in ANNOTATION_COLUMNS[3:]]}"
                 ) from None
-            crop = {"path": row["Mask"].strip(), "size": (height, width), "line": number, **box}
+            path = inside(row["Mask"].strip(), f"{self.folder / 'structure.csv'}, line {number}")
+            crop = {"path": path, "size": (height, width), "line": number, **box}
             crops.setdefault(stem(row["Filename"]), {}).setdefault(kind, []).append(crop)
         return crops
 

@@ -34,11 +34,12 @@ def read_pixels(path: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            if picture.mode in ("P", "PA"):
-                picture = picture.convert("RGBA" if "transparency" in picture.info or picture.mode == "PA" else "RGB")
-            elif picture.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
-                picture = picture.convert("L" if picture.mode == "1" else "RGB")
+        with Image.open(path) as file:
+            picture: Image.Image = file
+            if file.mode in ("P", "PA"):
+                picture = file.convert("RGBA" if "transparency" in file.info or file.mode == "PA" else "RGB")
+            elif file.mode in ("1", "CMYK", "YCbCr", "LAB", "HSV"):
+                picture = file.convert("L" if file.mode == "1" else "RGB")
             pixels = np.asarray(picture)
     except FileNotFoundError:
         raise InputError(f"{path}: the image is missing") from None

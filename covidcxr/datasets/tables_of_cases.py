@@ -1,5 +1,7 @@
 """The table of cases: its columns, their types, and the common words for findings."""
 
+from pathlib import PurePosixPath
+
 from covidcxr.errors import InputError
 
 COLUMNS = {
@@ -115,6 +117,13 @@ def paths_in(cell) -> list[str]:
     if cell is None or cell != cell:
         return []
     return [cell] if isinstance(cell, str) else list(cell)
+
+
+def inside(path: str, where) -> str:
+    """A path read from a table, if it stays in the set's folder; InputError with `where` (table and line) if it leads out."""
+    if not path or "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise InputError(f"{where}: {path!r} is not a path inside the set's folder")
+    return path
 
 
 def read_csv(path, required: tuple[str, ...] = (), **options):
