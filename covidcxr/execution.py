@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ FAILED_NOTEBOOK = "notebook.failed.ipynb"
 CHECKPOINTS = "checkpoints"  # kept from one attempt to the next, so that an interrupted training can go on
 TRACEBACK_LINES = 12
 PACKAGES = (
-    "covidcxr", "tensorflow", "tensorflow-cpu", "jax", "torch", "keras", "segmentation-models", "albumentations", "numpy", "scipy",
-    "pandas", "scikit-image", "scikit-learn", "nibabel", "shapely", "opencv-python-headless", "matplotlib", "papermill", "snakemake",
+    "covidcxr", "tensorflow", "tensorflow-cpu", "jax", "torch", "keras", "segmentation-models", "albumentations", "numpy",
+    "scipy", "pandas", "scikit-image", "scikit-learn", "nibabel", "shapely", "opencv-python-headless", "matplotlib", "papermill",
+    "snakemake",
 )
 KERNEL_ENVIRONMENT = {
     "NO_ALBUMENTATIONS_UPDATE": "1",  # albumentations asks the network for updates when it is imported
@@ -76,7 +77,8 @@ def execute(plan: Plan, stage: Stage) -> dict[str, Any]:
     failure: the rest of the study goes on.
 
     Raises:
-        StageFailed: an error in a cell, a dead kernel, a claim that is owed and was not recorded, or a disk that can't be written.
+        StageFailed: an error in a cell, a dead kernel, a claim that is owed and was not recorded, or a disk that can't be
+            written.
     """
     folder = plan.folder / stage.name
     partial = plan.folder / PARTIAL / stage.name
@@ -86,10 +88,13 @@ def execute(plan: Plan, stage: Stage) -> dict[str, Any]:
             return _complete_earlier(plan, stage, partial, folder) or _execute(plan, stage, partial, folder)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise StageFailed(
+        failure = StageFailed(
             stage.name, f"{error.strerror or error}{where}. Free the disk, or choose another folder with COVIDCXR_OUTPUTS.",
             command=retry_command(plan, stage),
-        ) from error
+        )
+        with suppress(OSError):  # the disk may be too full even for this
+            _keep_failure(partial, folder, failure)
+        raise failure from error
 
 
 def retry_command(plan: Plan, stage: Stage) -> str:
@@ -132,12 +137,13 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
     _export_html(partial)
     record |= {
         "seconds": round(time.time() - started, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)),
+        "peak_memory_mb": _peak_memory_of_children(),
         "datasets": written["datasets"],
     }
     paths.write_atomically(partial / "run.json", json.dumps(record, indent=1) + "\n")
     _put_in_place(partial, folder)
-    print(f"{stage.name}: done in {record['seconds']:.0f} s, {record['peak_memory_mb']} MB at its peak", file=sys.stderr, flush=True)
+    spent = f"{record['seconds']:.0f} s, {record['peak_memory_mb']} MB at its peak"
+    print(f"{stage.name}: done in {spent}", file=sys.stderr, flush=True)
     return record
 
 
@@ -309,6 +315,12 @@ def _stop_when_orphaned() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _peak_memory_of_children() -> int:
+    """Largest resident memory of a child process that has ended, that is of the kernel, in MB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # the system reports bytes there, kilobytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit)
 
 
 def _git_state() -> dict[str, Any]:

@@ -43,7 +43,7 @@ def pixel_agreement(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean and Student-t interval of independent values: the method ramesh2021 names for its margins. Returns (mean, low, high)."""
+    """Mean and Student-t interval (mean, low, high) of independent values: the method that ramesh2021 names for its margins."""
     from scipy import stats
 
     values = _finite(values)
@@ -108,18 +108,20 @@ def bootstrap_mean(
     values: Sequence[float] | np.ndarray, clusters: Sequence[object] | np.ndarray, *, seed: int
 ) -> tuple[float, float, float]:
     """Mean of the finite values and its cluster bootstrap interval: (mean, low, high). NaN values are left out."""
-    values = np.asarray(values, dtype=float)
-    kept = np.isfinite(values)
-    values, clusters = values[kept], np.asarray(clusters, dtype=str)[kept]
-    if values.size == 0:
+    every = np.asarray(values, dtype=float)
+    kept = np.isfinite(every)
+    finite, labels = every[kept], np.asarray(clusters, dtype=str)[kept]
+    if finite.size == 0:
         raise InputError("No finite value to take the mean of.")
-    return (float(values.mean()), *cluster_bootstrap(lambda rows: float(values[rows].mean()), clusters, seed=seed))
+    low, high = cluster_bootstrap(lambda rows: float(finite[rows].mean()), labels, seed=seed)
+    return float(finite.mean()), low, high
 
 
 def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     if not np.isfinite(values).all():
-        raise InputError(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are not finite; leave them out first.")
+        bad = np.count_nonzero(~np.isfinite(values))
+        raise InputError(f"{bad} of {values.size} values are not finite; leave them out first.")
     return values
 
 

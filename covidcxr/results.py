@@ -202,7 +202,7 @@ class Stage:
         suffix = {"chart": "svg", "image": "png"}[kind]
         file = f"figures/{_name(name)}.{suffix}"
         about = f"{alt} Stage {self.name}, data {self.data}, seed {self.seed}."
-        metadata = {"Title": caption, "Description": about}
+        metadata: dict[str, str | None] = {"Title": caption, "Description": about}
         if kind == "chart":
             metadata["Date"] = None  # so that the same figure is the same file
         picture = io.BytesIO()

@@ -1,8 +1,8 @@
 """What counts as the code of a stage, and what counts as a change of it."""
 
 import pytest
-
 from conftest import write_notebook
+
 from covidcxr import fingerprint
 
 CELLS = [("parameters", "seed: int = 0"), "from covidcxr import projection\nprint(projection)"]
@@ -49,8 +49,8 @@ def test_code_changes_the_notebook_and_nothing_else(notebook, other):
 
 def test_docstrings_of_modules_change_nothing(tmp_path):
     forms = set()
-    for number, text in enumerate(('def f():\n    """Say one thing."""\n    return 1\n', 'def f():\n    """Say another."""\n    return 1\n')):
-        path = tmp_path / f"module{number}.py"
-        path.write_text(text)
+    for text in ("Say one thing.", "Say another."):
+        path = tmp_path / f"module{len(text)}.py"
+        path.write_text(f'def f():\n    """{text}"""\n    return 1\n')
         forms.add(fingerprint._module_facts("covidcxr.module", path, 0)[0])
     assert len(forms) == 1

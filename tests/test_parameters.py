@@ -1,8 +1,8 @@
 """The parameters cell as the only schema: what is read, what is refused, and how the refusal helps."""
 
 import pytest
-
 from conftest import write_notebook
+
 from covidcxr.errors import ParameterError
 from covidcxr.parameters import check_names, read_parameters
 
@@ -34,7 +34,8 @@ def test_names_types_defaults_and_comments_are_read(parameters):
 
 
 @pytest.mark.parametrize(("name", "value", "kept"), [
-    ("epochs", 5, 5), ("rate", 1, 1.0), ("flip", False, False), ("modes", [], []), ("sizes", [3], [3.0]), ("view", "lateral", "lateral"),
+    ("epochs", 5, 5), ("rate", 1, 1.0), ("flip", False, False), ("modes", [], []), ("sizes", [3], [3.0]),
+    ("view", "lateral", "lateral"),
 ])
 def test_values_of_the_right_type_are_kept(parameters, name, value, kept):
     checked = parameters[name].check(value, "here")
@@ -42,8 +43,8 @@ def test_values_of_the_right_type_are_kept(parameters, name, value, kept):
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("epochs", 5.0), ("epochs", True), ("epochs", "5"), ("rate", "fast"), ("rate", False), ("flip", 1), ("flip", "yes"), ("data", 3),
-    ("data", None), ("modes", "sum"), ("modes", [1]), ("sizes", ["a"]), ("view", "fronta"), ("view", 1),
+    ("epochs", 5.0), ("epochs", True), ("epochs", "5"), ("rate", "fast"), ("rate", False), ("flip", 1), ("flip", "yes"),
+    ("data", 3), ("data", None), ("modes", "sum"), ("modes", [1]), ("sizes", ["a"]), ("view", "fronta"), ("view", 1),
 ])
 def test_values_of_another_type_are_refused_by_name(parameters, name, value):
     with pytest.raises(ParameterError, match=rf"^here: {name} must be .*got"):
@@ -63,7 +64,9 @@ def test_texts_of_the_command_line_are_parsed(parameters, name, text, value):
     assert parameters[name].parse(text, "--set") == value
 
 
-@pytest.mark.parametrize(("name", "text"), [("rate", "fast"), ("epochs", "1.5"), ("flip", "maybe"), ("modes", "[a"), ("view", "top")])
+@pytest.mark.parametrize(("name", "text"), [
+    ("rate", "fast"), ("epochs", "1.5"), ("flip", "maybe"), ("modes", "[a"), ("view", "top"),
+])
 def test_texts_that_do_not_fit_are_refused(parameters, name, text):
     with pytest.raises(ParameterError, match=f"--set: {name} must be"):
         parameters[name].parse(text, "--set")

@@ -33,7 +33,8 @@ def figure():
 
 
 def test_a_claim_is_recorded_with_all_that_stands_behind_it(stage):
-    stage.record(CLAIM, np.int64(8), ci=(7, np.float32(9)), ci_method="bootstrap", n=8, trivial={"none": 0.5}, comparable=False, why="few")
+    stage.record(CLAIM, np.int64(8), ci=(7, np.float32(9)), ci_method="bootstrap", n=8, trivial={"none": 0.5}, comparable=False,
+                 why="few")
     assert content(stage)["claims"] == [{
         "id": CLAIM, "value": 8, "ci": [7, 9.0], "ci_method": "bootstrap", "n": 8, "n_unit": "images", "seeds": [7],
         "comparable": False, "why": "few", "trivial": {"none": 0.5},

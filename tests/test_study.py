@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from conftest import ROOT
 
 ALL_DONE = {"first": "done", "second": "done", "alone": "done"}
 
@@ -103,10 +104,8 @@ def test_chosen_stages_run_with_what_they_need_and_force_runs_again(small_study)
 def test_parameters_file_repeats_a_stage_by_hand(small_study):
     run(small_study, "alone", "--set", "alone.number=3")
     folder = small_study.outputs / "alone"
-    subprocess.run(
-        [sys.executable, "-m", "papermill", small_study.root / "notebooks" / "alone.ipynb", folder.parent / "by_hand.ipynb", "-f", folder / "params.yaml",
-         "--no-progress-bar"], env=small_study.environment, check=True, capture_output=True,
-    )
+    words = [small_study.root / "notebooks" / "alone.ipynb", folder.parent / "by_hand.ipynb", "-f", folder / "params.yaml"]
+    subprocess.run([sys.executable, "-m", "papermill", *words], env=small_study.environment, check=True, capture_output=True)
     assert json.loads((folder / "results.json").read_text())["numbers"][0]["value"] == 3
 
 
@@ -198,7 +197,7 @@ def test_a_stage_without_data_ends_and_blocks_only_what_needs_it(small_study):
           second: {notebook: second, needs: [first]}
           alone: {notebook: alone}
     """)
-    (small_study.root / "params" / "datasets.yaml").symlink_to(os.path.join(os.path.dirname(__file__), "..", "params", "datasets.yaml"))
+    (small_study.root / "params" / "datasets.yaml").symlink_to(ROOT / "params" / "datasets.yaml")
     done = run(small_study)
     assert "first: no-data" in done.stderr and "second: blocked" in done.stderr
     assert states(small_study) == {"first": "no data", "second": "blocked", "alone": "done"}
@@ -252,13 +251,35 @@ def test_outputs_that_can_not_be_written_are_named(small_study):
     assert "Can't write to" in refused.stderr and "COVIDCXR_OUTPUTS" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_a_full_disk_fails_the_stage_and_nothing_else(small_study):
+def test_a_file_too_large_for_the_disk_fails_its_stage_only(small_study):
     run(small_study, "first")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))"
     small_study.notebook("alone", [limit, "open(stage.folder / 'large', 'wb').write(bytes(1 << 20))", "stage.finish()"])
     failed = small_study.command("run", "smoke", "alone")
     assert failed.returncode == 1 and "OSError" in failed.stderr and "alone failed" in failed.stderr
     assert states(small_study) == {"first": "done", "second": "will run", "alone": "failed"}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("filled", [150, 290, 300])
+def test_a_full_disk_is_told_and_no_stage_is_wrongly_done(small_study, small_disk, filled):
+    (small_disk / "filled").write_bytes(bytes(filled << 10))
+    (small_study.root / "outputs").symlink_to(small_disk)
+    failed = small_study.command("run", "smoke", "alone")
+    assert failed.returncode in (1, 2)
+    assert "No space left on device" in failed.stderr and "Traceback" not in failed.stderr
+    assert states(small_study)["alone"] in ("failed", "will run")
+    (small_disk / "filled").unlink()
 
 
 def test_a_complete_run_that_was_stopped_before_its_last_rename_is_kept(small_study):
