@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from covidcxr.phantom import shapes
-from covidcxr.phantom.grid import Grid, coverage, mix, profile, smooth_noise, smooth_union
+from covidcxr.phantom.grid import Grid, mix, profile, smooth_noise, smooth_union
 
 AIR, LUNG, FAT, MUSCLE, BLOOD, LIVER = -1000.0, -865.0, -98.0, 52.0, 44.0, 58.0
 
@@ -238,8 +238,11 @@ def thorax(person: Person, grid: Grid) -> Thorax:
         domes.append(np.where(inside.all(axis=2), -400, dome[:, :, 0]).max(axis=1))
     right, left = lungs
 
+    edge = np.float32(1 / grid.spacing[0])
+
     def share(level):
-        return coverage(level, grid, grid)
+        # Borders between soft tissues need no more than the grid's own sharpness.
+        return np.clip(np.float32(0.5) - level * edge, 0, 1)
 
     tissue = np.full(grid.shape, np.float32(FAT))
     mix(tissue, 1 - share(skin + 2.2), 20.0)

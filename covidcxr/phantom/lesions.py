@@ -110,8 +110,7 @@ def involve(parenchyma: np.ndarray, lung: np.ndarray, thorax: Thorax, patient: G
         return nothing, nothing.copy()
     field = covid_field(thorax) if disease.kind == COVID else lobar_field(thorax)
     rng = thorax.person.stream(32)
-    fine = resample(field, thorax.grid, patient)
-    fine += np.float32(0.08) * resample(smooth_noise(thorax.grid, 5.0, rng), thorax.grid, patient)
+    fine = resample(field + np.float32(0.08) * smooth_noise(thorax.grid, 5.0, rng), thorax.grid, patient)
     values = fine[lung]
     threshold = np.partition(values, len(values) - wanted)[len(values) - wanted]
     cores = max(0, int(round(disease.dense * wanted)))
