@@ -331,8 +331,8 @@ def verdict(claim: Claim, record: Mapping[str, Any] | None, stage: StageState) -
     """Status word and reason for one claim.
 
     Args:
-        record: the entry of the stage's results.json with this id (keys value, ci, comparable, why), or of a figure that
-            reproduces it; None where there is none.
+        record: the entry of the stage's results.json with this id (keys value, ci, comparable, why); for a figure or schematic
+            with the key `pictures`, how many were saved that reproduce it; None where there is nothing.
         stage: how far the stage is that owes the claim. Tables made of other claims: see `table_verdict`.
 
     Returns:
@@ -346,6 +346,8 @@ def verdict(claim: Claim, record: Mapping[str, Any] | None, stage: StageState) -
         return "not run", UNFINISHED.get(stage.status, stage.why or UNFINISHED["not run"])
     if record is None:
         return "not run", "The stage ended without recording it."
+    if claim.kind in PICTURES and not record.get("pictures"):
+        return "not comparable", record.get("why") or "No figure was saved."
     if claim.kind == "schematic":
         return "figure only", "Drawn from the network built here."
     if stage.data == "phantom":

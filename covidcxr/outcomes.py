@@ -174,8 +174,8 @@ def assess(known: Claims, study: Mapping[str, Any], outcomes: Mapping[str, Outco
         state = outcome.state if outcome else StageState("unowned", None, "No stage owes this claim.")
         pictures = tuple(figure for figure in outcome.figures if figure.get("reproduces") == claim.id) if outcome else ()
         record = outcome.claims.get(claim.id) if outcome else None
-        if record is None and pictures:
-            record = {"value": None, "comparable": True, "why": ""}
+        if pictures:
+            record = {**(record or {"value": None, "why": ""}), "pictures": len(pictures)}
         status, why = claims_module.verdict(claim, record, state)
         found[claim.id] = Assessment(claim, stage, status, why, record, pictures)
     for claim in known.claims.values():

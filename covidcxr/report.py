@@ -12,6 +12,7 @@ import base64
 import csv
 import datetime
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     import jinja2
 
 FILE = "report.html"
-TABLE_ROWS, TABLE_COLUMNS, CELL_CHARACTERS = 40, 16, 200
+TABLE_ROWS, TABLE_COLUMNS, CELL_CHARACTERS = 20, 16, 200
 PICTURE_BYTES, PAGE_PICTURE_BYTES = 3 * 2**20, 10 * 2**20  # base64 adds a third: the page stays below 15 MB
+WIDE_PICTURE = 1.9  # pictures wider than this many heights take the page's whole width
 PICTURES = {".png": ("image/png", (b"\x89PNG\r\n\x1a\n",)), ".svg": ("image/svg+xml", (b"<?xml", b"<svg"))}
 GROUPS = (
     ("Scores", ("performance", "margin", "statement"), True),
@@ -173,7 +175,7 @@ def _stage_view(stage: Outcome, shown: Mapping[tuple[str, str], str], pictures: 
         "stage": stage, "tables": [_table(stage, entry) for entry in stage.tables],
         "figures": [pictures.embed(stage, figure) for figure in others],
         "reproduces": [name for (owner, _), name in shown.items() if owner == stage.name],
-        "parameters": _mapping(stage.run.get("parameters")),
+        "parameters": {name: value for name, value in _mapping(stage.run.get("parameters")).items() if name != "stage_dir"},
         "page": f"{quote(stage.name)}/notebook.html" if (stage.folder / "notebook.html").is_file() else "",
     }
 
@@ -195,7 +197,10 @@ def _table(stage: Outcome, entry: Mapping[str, Any]) -> dict[str, Any]:
         return shown
     width = max(map(len, rows), default=0)
     cut = [[_cell(cell) for cell in row[:TABLE_COLUMNS]] + [""] * (min(width, TABLE_COLUMNS) - len(row)) for row in rows]
-    return shown | {"head": cut[0] if cut else [], "rows": cut[1:], "more_columns": max(0, width - TABLE_COLUMNS)}
+    numeric = [all(_looks_numeric(row[column]) for row in cut[1:]) for column in range(min(width, TABLE_COLUMNS))]
+    head = list(zip(cut[0], numeric, strict=True)) if cut else []
+    body = [list(zip(row, numeric, strict=True)) for row in cut[1:]]
+    return shown | {"head": head, "rows": body, "more_columns": max(0, width - TABLE_COLUMNS)}
 
 
 def _cell(text: str) -> str:
@@ -203,6 +208,10 @@ def _cell(text: str) -> str:
     if len(text) > 7 and text.isascii() and "." in text and text.lstrip("-").replace(".", "", 1).isdigit():
         return claims_module.number(float(text))
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+
+
+def _looks_numeric(text: str) -> bool:
+    return not text or set(text) <= set("0123456789.-+e%–\N{MINUS SIGN}\N{THIN SPACE}")
 
 
 class Pictures:
@@ -219,6 +228,7 @@ class Pictures:
             "caption": figure.get("caption") or figure["name"], "source": "",
             "alt": figure.get("alt") or f"Figure {figure['name']} of stage {stage.name}; no description was recorded.",
             "link": f"{quote(stage.name)}/{quote(figure['file'])}", "data": stage.state.data,
+            "width": 0, "height": 0, "wide": False,
         }
         label = f"{stage.name}/{figure['file']}"
         kind, beginnings = PICTURES.get(path.suffix.lower(), ("", ()))
@@ -236,7 +246,17 @@ class Pictures:
             self.problems.append(f"{label} is no {path.suffix[1:].upper()} picture, or is damaged.")
             return shown | {"link": ""}
         self.used += len(content)
+        width, height = size(content)
+        shown |= {"width": width, "height": height, "wide": width > WIDE_PICTURE * height > 0}
         return shown | {"source": f"data:{kind};base64,{base64.b64encode(content).decode()}"}
+
+
+def size(content: bytes) -> tuple[int, int]:
+    """Width and height of a PNG in pixels, or of an SVG in its own units as far as it states them; (0, 0) where it doesn't."""
+    if content.startswith(b"\x89PNG"):
+        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    found = re.search(rb'viewBox="[-\d.]+ [-\d.]+ (\d{1,6})(?:\.\d+)? (\d{1,6})(?:\.\d+)?"', content[:4096])
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _data_cards(stages: Iterable[Outcome]) -> list[dict[str, Any]]:

@@ -252,8 +252,8 @@ def test_more_than_is_a_lower_bound():
 def test_the_phantom_never_matches(kind):
     numbers = {} if kind not in claims.WITHOUT_VALUE else {"value": None, "tolerance": None}
     entry = claim(kind=kind, **numbers)
-    assert word(entry, record(entry.value), StageState("done", "phantom")) == "phantom"
-    assert word(entry, record(entry.value, comparable=False), StageState("done", "phantom")) == "phantom"
+    assert word(entry, record(entry.value, pictures=1), StageState("done", "phantom")) == "phantom"
+    assert word(entry, record(entry.value, pictures=1, comparable=False), StageState("done", "phantom")) == "phantom"
 
 
 def test_data_of_unknown_kind_never_match():
@@ -281,9 +281,10 @@ def test_a_record_of_a_stage_that_did_not_end_does_not_count():
 
 def test_figures_are_not_judged():
     figure = claim(kind="figure", value=None, tolerance=None, unit=None)
-    assert word(figure, record(None), DONE) == "figure only"
+    assert word(figure, record(None, pictures=1), DONE) == "figure only"
+    assert claims.verdict(figure, record(None, why="No such image here."), DONE) == ("not comparable", "No such image here.")
     schematic = claim(kind="schematic", value=None, tolerance=None, unit=None)
-    assert word(schematic, record(None), StageState("done", "phantom")) == "figure only"
+    assert word(schematic, record(None, pictures=1), StageState("done", "phantom")) == "figure only"
 
 
 def test_a_contradiction_in_the_paper_stands_whatever_was_obtained():
