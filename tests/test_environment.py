@@ -211,6 +211,18 @@ def test_imports_stay_light(module, forbidden):
     assert not forbidden & set(json.loads(loaded))
 
 
+def test_only_networks_import_keras():
+    """A reader of data, a plot or the report need not wait for TensorFlow."""
+    files = [file.relative_to(ROOT).with_suffix("") for file in (ROOT / "covidcxr").rglob("*.py") if file.name != "__main__.py"]
+    files = [file for file in files if file.parts[1] not in ("models", "maskrcnn", "training")]
+    modules = [".".join(file.parts).removesuffix(".__init__") for file in files]
+    assert len(modules) > 20
+    code = f"import importlib, sys; [importlib.import_module(name) for name in {modules}]"
+    code += "; print({'tensorflow', 'keras'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (answer.stdout.strip(), answer.returncode) == ("set()", 0), answer.stdout + answer.stderr
+
+
 def imported_names(code: str) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(code)):
