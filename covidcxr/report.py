@@ -272,7 +272,14 @@ def _data_cards(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
 
 def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
     card = {key: entry.get(key) for key in ("name", "files", "sha256", "licence", "source")}
-    return card | {"megabytes": round(entry["bytes"] / 1e6, 1) if is_number(entry.get("bytes")) else None}
+    return card | {"size": _bytes(entry.get("bytes"))}
+
+
+def _bytes(count: Any) -> str:
+    """A number of bytes in kB or MB; empty for anything else."""
+    if not is_number(count) or count < 0:
+        return ""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def _provenance(stages: Iterable[Outcome]) -> list[dict[str, Any]]:

@@ -181,7 +181,7 @@ def test_inconsistencies_show_their_arithmetic_worked_out(page):
 def test_deviations_data_provenance_and_failures_are_named(page):
     text = page.text
     assert "Epochs, diagnosis : paper 2, here 4." in text
-    assert "690, 53 MB" in text and "CC BY 4.0 (annotations)" in text
+    assert "690, 53.0 MB" in text and "CC BY 4.0 (annotations)" in text
     assert "commit 0123abcd" in text and "numpy 1.26.4" in text
     assert "lung_segmentation failed cell 12" in text and "MemoryError: no" in text
     assert "agreement_nothing" in text and "Findings of the 100 X-rays." in text
