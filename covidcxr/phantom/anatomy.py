@@ -50,7 +50,7 @@ def draw_person(seed: tuple[int, ...], sex: str, age: int, arms: str, supine: bo
         seed=seed,
         sex=sex,
         age=age,
-        scale=tuple(round(float(v), 4) for v in values),
+        scale=(round(float(values[0]), 4), round(float(values[1]), 4), round(float(values[2]), 4)),
         fat=round(fat, 3),
         heart=round(float(np.clip(1 + 0.07 * rng.standard_normal() + 0.002 * (age - 55), 0.86, 1.25)), 4),
         aorta=round(float(np.clip(1 + 0.006 * (age - 55) + 0.06 * rng.standard_normal(), 0.8, 1.35)), 4),

@@ -42,7 +42,7 @@ class Patient:
         return max(study.disease.share for study in self.studies)
 
 
-def risk(share: np.ndarray, age: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def risk(share: np.ndarray | float, age: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of ICU admission and of death from the true opaque share (0..1) and age (years): two logistic models."""
     def logistic(t):
         return 1 / (1 + np.exp(-t))

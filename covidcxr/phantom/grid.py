@@ -37,7 +37,7 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        return tuple(float(axis[1] - axis[0]) for axis in self.axes)
+        return float(self.x[1] - self.x[0]), float(self.y[1] - self.y[0]), float(self.z[1] - self.z[0])
 
     def scaled(self, factors) -> "Grid":
         """The same voxels with coordinates divided by `factors` (x, y, z)."""
@@ -89,7 +89,7 @@ def coverage(level: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
 
 def mix(hu: np.ndarray, share: np.ndarray, value) -> None:
     """In place: replace `share` of each voxel by `value` (a number or an array)."""
-    hu += share * (np.float32(value) - hu if np.isscalar(value) else value - hu)
+    hu += share * (np.float32(value) - hu if isinstance(value, float | int) else value - hu)
 
 
 def deposit(hu: np.ndarray, grid: Grid, points: np.ndarray, volumes: np.ndarray, values: np.ndarray) -> None:
@@ -118,8 +118,7 @@ def deposit(hu: np.ndarray, grid: Grid, points: np.ndarray, volumes: np.ndarray,
     strides = np.array([size[1] * size[2], size[2], 1])
     index = base @ strides
     single = values.min() == values.max()
-    total = np.zeros(int(size.prod()))
-    moment = None if single else np.zeros(int(size.prod()))
+    total, moment = np.zeros(int(size.prod())), np.zeros(0 if single else int(size.prod()))
     for corner in np.ndindex(*(2 if s else 1 for s in shared)):
         weight = volumes
         for axis, step in enumerate(corner):

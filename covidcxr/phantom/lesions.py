@@ -84,9 +84,9 @@ def lobar_field(thorax: Thorax) -> np.ndarray:
         region, centre = np.minimum(-behind, z + 12 + 6 * smooth_noise(grid, 40.0, rng)), (side * 66, 0, 48)
     else:
         region, centre = np.minimum(-behind, -12 - z), (side * 62, -38, -62)
-    centre = np.round(np.array(centre) + 9 * rng.standard_normal(3), 3)
+    middle = np.round(np.array(centre) + 9 * rng.standard_normal(3), 3)
     far = np.sqrt(sum(((a - np.float32(c)) / np.float32(s)) ** 2
-                      for a, c, s in zip((x, y, z), centre, (52, 48, 46), strict=True)))
+                      for a, c, s in zip((x, y, z), middle, (52, 48, 46), strict=True)))
     field = 1 - far + 0.10 * smooth_noise(grid, 14.0, rng)
     field += np.clip(region * np.float32(0.12), -1.5, 0)
     # Beyond the fissure and in the other lung the field is too low ever to be reached before the lobe is full.

@@ -12,7 +12,8 @@ LETTER_RATE = {"covid": 0.75, "pneumonia": 0.30, "normal": 0.30}
 
 @dataclass(frozen=True)
 class Overlay:
-    """Burnt-in marks of one image. `side`: the marker that stands for a side ("R", "L" or ""), `word`: text in a top corner."""
+    """Burnt-in marks of one image. side: the marker that stands for a side ("R", "L" or ""). word: text in a top corner.
+    panel: a journal's figure letter. collimation: black border at the top, bottom, left and right, as a share of the side."""
 
     side: str
     side_box: bool
@@ -20,7 +21,7 @@ class Overlay:
     corner: str
     panel: str
     brightness: float
-    collimation: tuple[float, float, float, float]
+    collimation: tuple[float, ...]
 
     @property
     def lettered(self) -> bool:
@@ -94,7 +95,7 @@ def devices(rng: np.random.Generator, technique: Technique, icu: bool) -> tuple[
     rows, columns = technique.size
     fine = 2
     extra = np.zeros((rows, columns))
-    masks = {}
+    masks: dict[str, np.ndarray] = {}
 
     def pixel(x: float, z: float) -> tuple[float, float]:
         return (fine * (columns / 2 + (x - technique.centre[0]) / technique.pixel_mm),

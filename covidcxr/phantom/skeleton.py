@@ -54,8 +54,8 @@ def bones(person: Person, step: float):
     for _, number, path, outward in rib_paths(person):
         tall = (5.2, 5.6, 6.0, 6.3, 6.4, 6.5, 6.5, 6.4, 6.2, 5.8, 5.0, 4.2)[number - 1]
         # Slender neck beside the spine, full height from the angle on.
-        tall = tall * profile(np.arange(64), (0, 6, 14, 64), (0.62, 0.66, 1, 1))
-        clouds.append(shapes.tube_cloud(path, 3.6, tall, step, cortex, marrow, 1.25, hint=outward))
+        height = tall * profile(np.arange(64), (0, 6, 14, 64), (0.62, 0.66, 1, 1))
+        clouds.append(shapes.tube_cloud(path, 3.6, height, step, cortex, marrow, 1.25, hint=outward))
     clouds += _spine(k, step)
     for side in (-1, 1):
         clouds += _shoulder(person, side, cortex, marrow, step, rng)

@@ -72,7 +72,11 @@ def write_cohort(folder: Path, spec: CohortSpec, workers: int | None = None) -> 
     if folder.exists() and any(folder.iterdir()):
         raise ParameterError(f"{folder} is not empty: give a new folder for the phantom cohort, or delete it first.")
     folder.mkdir(parents=True, exist_ok=True)
-    workers = min(8, len(os.sched_getaffinity(0))) if workers is None else workers
+    if workers is None:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(8, allowed)
+    if workers < 1:
+        raise ParameterError(f"workers is {workers}: give 1 or more, or None for the processors at hand.")
     began = time.monotonic()
     print(f"phantom {spec.name}: generating with {workers} process(es) into {folder}", file=sys.stderr, flush=True)
     plan = folder / ".plan.json"

@@ -24,7 +24,7 @@ def write_patient(folder: Path, spec: CohortSpec, patient: Patient) -> list[dict
 
 def _write_study(folder: Path, spec: CohortSpec, patient: Patient, study: Study, place: int) -> dict:
     volumes = spec.volumes[study.dataset]
-    plane, slice_mm = volumes.second_scan_mm if study.second else volumes.spacing_mm
+    plane, slice_mm = (study.second and volumes.second_scan_mm) or volumes.spacing_mm
     person = draw_person(patient.seed, patient.sex, patient.age, "up", True)
     sz = person.scale[2]
     half = volumes.field_mm / 2
