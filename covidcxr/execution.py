@@ -11,6 +11,7 @@ import datetime
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import re
@@ -161,6 +162,8 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
 
     output = partial / NOTEBOOK
     command = retry_command(plan, stage)
+    # Its own reading of the parameters cell does not know Literal; names and types have been checked already.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     os.environ.update({name: os.environ.get(name, value) for name, value in KERNEL_ENVIRONMENT.items()})
     try:
         papermill.execute_notebook(
