@@ -90,7 +90,7 @@ $(LOCKED): locks/$(ACCELERATOR).txt $(if $(STALE),stale)
 	if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \
 		echo "$(VENV) exists and is no virtual environment. Move it away, or choose another: make VENV=folder" >&2; exit 2; \
 	fi; \
-	echo "Making $(VENV) ($(ACCELERATOR), `"$$python" --version`). This downloads about $(if $(filter gpu,$(ACCELERATOR)),4,0.7) GB once and takes a few minutes."; \
+	echo "Making $(VENV) ($(ACCELERATOR), `"$$python" --version`). This downloads about $(if $(filter gpu,$(ACCELERATOR)),3.5,0.7) GB once and takes a few minutes."; \
 	"$$python" -m venv --clear "$(VENV)"
 	@$(RUN) -m pip install --quiet --no-deps --use-pep517 --requirement locks/$(ACCELERATOR).txt
 	@touch "$@"
