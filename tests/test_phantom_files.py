@@ -52,6 +52,18 @@ def test_same_bytes_whatever_the_number_of_workers(tiny, tmp_path):
     assert digests(phantom.write_cohort(tmp_path / "three", TINY, workers=3)) == first
 
 
+def test_same_bytes_on_a_lesser_processor(tiny, tmp_path, monkeypatch):
+    """NumPy's and glibc's vector code, which another machine may not have, is switched off in the workers."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    found = [feature for feature in __cpu_dispatch__ if __cpu_features__[feature]]
+    if not found:
+        pytest.skip("this processor has no vector code beyond NumPy's baseline")
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", " ".join(found))
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F")
+    assert digests(phantom.write_cohort(tmp_path / "lesser", TINY, workers=2)) == digests(tiny)
+
+
 def test_another_seed_makes_another_cohort(tiny, tmp_path):
     other = CohortSpec.from_dict({**TINY.as_dict(), "seed": 6})
     second = digests(phantom.write_cohort(tmp_path / "other", other, workers=2))
