@@ -214,7 +214,7 @@ def thorax(person: Person, grid: Grid) -> Thorax:
     spine_y = spine_depth(grid.z).astype(np.float32)[None, None, :]
     wide = profile(grid.z, (120, 60, 0, -100, -200), (19, 19, 21, 24, 27)).astype(np.float32)[None, None, :]
     # Narrow in front, where the lungs close in before the vertebrae, and wide behind, at the necks of the ribs.
-    half = wide * np.clip(np.float32(0.55) + np.float32(0.012) * (y - spine_y + 18), 0.5, 1.35)
+    half = wide * np.clip(np.float32(0.58) + np.float32(0.011) * (y - spine_y + 18), 0.5, 1.15)
     spine = (np.abs(x) - half) * np.float32(0.9)
     spine = np.maximum(spine, spine_y - 19 - y)
     septum = np.abs(x - 2) - np.float32(4)
@@ -255,7 +255,7 @@ def thorax(person: Person, grid: Grid) -> Thorax:
     mix(tissue, share(np.minimum(blood, tubes["oesophagus"])), BLOOD)
     mix(tissue, share(airways - 2), 20.0)
     mix(tissue, share(spine), MUSCLE)
-    abdomen = np.maximum(np.maximum(cavity + 3, np.where(x < 0, -sides[0], -sides[1])), -(heart - 2))
+    abdomen = np.maximum(np.maximum(cavity + 3, -np.maximum(sides[0], sides[1])), -(heart - 2))
     mix(tissue, share(abdomen), 42.0)
     mix(tissue, share(np.maximum(abdomen + 3, x - 35)), LIVER)
     mix(tissue, share(tubes["aorta"]), BLOOD)
