@@ -209,12 +209,13 @@ def _sum_along(voxels: np.ndarray, axis: int, floor: int | None, keep: np.ndarra
     forward = memory_order(voxels)
     inside = None if keep is None else _forward_like(keep, voxels)
     total = np.zeros([n for i, n in enumerate(forward.shape) if i != ray], np.int64)
+    scratch = None if floor is None else np.empty_like(forward[next(slabs(forward))])
     for slab in slabs(forward):
         part = forward[slab]
         if binary:
             part = part != 0
         if floor is not None:
-            part = np.maximum(part, np.int16(floor))
+            part = np.maximum(part, np.int16(floor), out=scratch[: len(part)])
         if inside is not None:
             part = np.where(inside[slab], part, np.int16(-1000))
         if ray == 0:

@@ -18,8 +18,8 @@ except ImportError:
     import zlib  # type: ignore[no-redef]
 
 _CHUNK = 1 << 17  # read at once
-_PIECE = 1 << 20  # decompressed at once
-_WAITING = 4  # pieces that may wait for the reader
+_PIECE = 1 << 20  # decompressed at once, at most
+_WAITING = 8  # pieces that may wait for the reader
 _EXTRA, _NAME, _COMMENT, _HEADER_CHECK = 4, 8, 16, 2  # flags of a gzip header (RFC 1952)
 
 

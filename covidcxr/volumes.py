@@ -172,7 +172,7 @@ def detect_units(voxels: np.ndarray) -> Units:
     low, high = _extremes(voxels)
     if low >= 0 and high <= 255:
         return "windowed"
-    sample = voxels[tuple(slice(None, None, max(1, n // 96)) for n in voxels.shape)]
+    sample = voxels[tuple(slice(None, None, max(1, n // 48)) for n in voxels.shape)]
     air = np.count_nonzero(sample < -500) / sample.size
     soft = np.count_nonzero((sample > -200) & (sample < 300)) / sample.size
     return "HU" if air >= 0.01 and soft >= 0.01 else "unknown"
@@ -342,11 +342,11 @@ def _check_range(low: float, high: float, dtype, path) -> None:
 
 def _read_array(header: _Header, dtype, nan_value: float | None) -> tuple[np.ndarray, int]:
     """The file's voxels in the file's own order (X fastest), as int16 or uint8, and how many were not finite."""
-    array = np.empty(header.shape, dtype, order="F")
-    flat = array.reshape(-1, order="F")
     scaled = (header.slope, header.intercept) != (1.0, 0.0)
     filled = 0
-    with ByteStream(header.data_path) as stream:
+    with ByteStream(header.data_path) as stream:  # decompression begins while the array is being made
+        # not np.empty: it asks the system for huge pages, and getting those may take longer than reading the file
+        flat = np.frombuffer(bytearray(int(np.prod(header.shape, dtype=np.int64)) * np.dtype(dtype).itemsize), dtype)
         _fill(stream, memoryview(bytearray(header.offset)), header)
         if header.dtype == flat.dtype and not scaled:
             _fill(stream, memoryview(flat).cast("B"), header)
@@ -358,7 +358,7 @@ def _read_array(header: _Header, dtype, nan_value: float | None) -> tuple[np.nda
                 _fill(stream, memoryview(part.view(np.uint8)), header)
                 filled += _convert(part, flat[start : start + part.size], header, nan_value)
         stream.finish()
-    return array, filled
+    return flat.reshape(header.shape, order="F"), filled
 
 
 def _fill(stream: ByteStream, target: memoryview, header: _Header) -> None:

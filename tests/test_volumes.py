@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import re
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from covidcxr import streams
 from covidcxr.errors import InputError
+from covidcxr.projection import project
 from covidcxr.volumes import VolumeWarning, corner_distance, detect_units, read_mask, read_volume, to_hu, volume_from_array
 
 SPACING = (2.0, 3.0, 5.0)
@@ -87,6 +89,17 @@ def test_a_volume_longer_than_one_slab_is_read_whole(tmp_path):
     voxels = np.random.default_rng(0).integers(-1000, 1000, (160, 160, 110)).astype(np.float32)  # 11 MB of floats
     read = read_volume(save(tmp_path / "ct.nii.gz", voxels))
     assert np.array_equal(read.voxels, voxels.astype(np.int16))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_reading_and_projecting_hold_little_more_than_the_int16_volume(tmp_path, dtype):
+    path = save(tmp_path / "ct.nii.gz", np.resize(chest(), (200, 200, 400)).astype(dtype))
+    project(read_volume(path), "beer_lambert")  # whatever is loaded on first use
+    tracemalloc.start()
+    project(read_volume(path), "beer_lambert")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * 200 * 200 * 400 * 2
 
 
 def test_pair_of_header_and_image(tmp_path):
