@@ -131,7 +131,7 @@ def to_coco(images: Sequence[ImageLabels], category: str = "lesion", description
 
     Images without regions are listed too: they are the negatives. Ids count from 1.
     """
-    content = {
+    content: dict = {
         "info": {"description": description},
         "licenses": [],
         "categories": [{"id": 1, "name": category, "supercategory": ""}],
@@ -162,7 +162,7 @@ def to_via(images: Sequence[ImageLabels], category: str = "lesion") -> dict:
     Images are keyed by file name and size in bytes, as VIA does; -1 stands for the size of a file that is not given.
     """
     _check_unique([image.file_name for image in images])
-    content = {}
+    content: dict = {}
     for image in images:
         size = os.path.getsize(image.path) if image.path is not None else -1
         shapes = []

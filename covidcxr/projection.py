@@ -135,9 +135,9 @@ def project_mask(
             raise InputError(f"The mask has shape {mask.shape}, its volume {like.path} has {like.shape}; they must be equal.")
         spacing = like.spacing
     else:
-        spacing = tuple(float(s) for s in like)
-        if len(spacing) != 3 or not all(s > 0 for s in spacing):
+        if len(like) != 3 or not all(s > 0 for s in like):
             raise InputError(f"Spacing is three lengths in mm above 0; found {like!r}.")
+        spacing = float(like[0]), float(like[1]), float(like[2])
     counts = _sum_along(mask.view(np.uint8) if mask.dtype == bool else mask, axis, None, None, binary=True)
     pixel = _pixel(spacing, view, pixel_mm)
     thickness = _picture((counts * spacing[axis]).astype(np.float32), spacing, view, pixel)
@@ -214,7 +214,7 @@ def _sum_along(voxels: np.ndarray, axis: int, floor: int | None, keep: np.ndarra
         part = forward[slab]
         if binary:
             part = part != 0
-        if floor is not None:
+        if floor is not None and scratch is not None:
             part = np.maximum(part, np.int16(floor), out=scratch[: len(part)])
         if inside is not None:
             part = np.where(inside[slab], part, np.int16(-1000))

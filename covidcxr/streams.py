@@ -15,7 +15,7 @@ from covidcxr.errors import InputError
 try:
     from isal import isal_zlib as zlib  # the same results and interface in half the time, where it is installed
 except ImportError:
-    import zlib  # type: ignore[no-redef]
+    import zlib
 
 _CHUNK = 1 << 17  # read at once
 _PIECE = 1 << 20  # decompressed at once, at most

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,7 +23,7 @@ Units = Literal["HU", "windowed", "unknown"]
 
 GRID_TOLERANCE = 0.1  # of the finest spacing: how far a voxel may lie from its partner in another file
 OBLIQUE_DEGREES = 1.0  # tilt from which the affine is called oblique
-_SLAB_BYTES = 4 << 20
+_SLAB_BYTES = 1 << 20
 
 
 class VolumeWarning(UserWarning):
@@ -223,13 +223,13 @@ def _open(path: Path) -> _Header:
     if not path.name.lower().endswith((".nii", ".nii.gz", ".hdr", ".img")):
         raise InputError(f"{path}: expected a NIfTI file (.nii or .nii.gz). Convert DICOM series with dcm2niix first.")
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         proxy, header = image.dataobj, image.header
         shape, dtype = tuple(int(n) for n in image.shape), proxy.dtype
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError, zlib.error,
             ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable NIfTI file ({error}). Get the file again.") from error
-    if not isinstance(image, nib.Nifti1Pair):  # single files, pairs and NIfTI-2 derive from it
+    if not isinstance(image, nib.Nifti1Pair | nib.Nifti2Pair):  # single files, pairs and NIfTI-2 derive from it
         raise InputError(f"{path}: expected NIfTI, found {type(image).__name__}, which does not say how the patient lies.")
     if dtype.kind not in "iuf":
         kind = "colour" if dtype.names else str(dtype)
@@ -246,7 +246,7 @@ def _open(path: Path) -> _Header:
     if tilt > OBLIQUE_DEGREES:
         notes.append(f"oblique affine, tilted by {tilt:.1f} degrees: the closest anatomical axes are used, nothing is resampled")
     return _Header(
-        path, Path(image.file_map.get("image").filename), shape, dtype, int(proxy.offset),
+        path, Path(image.file_map["image"].filename), shape, dtype, int(proxy.offset),
         float(proxy.slope), float(proxy.inter), affine, nib.io_orientation(affine), notes,
     )
 
@@ -293,13 +293,13 @@ def _assemble(raw: np.ndarray, affine: np.ndarray, path: Path, window, notes: li
     orientation = io_orientation(affine)
     canonical = _canonical_affine(affine, orientation, raw.shape)
     voxels = _reorient(raw, orientation)
-    spacing = tuple(float(s) for s in np.linalg.norm(canonical[:3, :3], axis=0))
+    sx, sy, sz = (float(s) for s in np.linalg.norm(canonical[:3, :3], axis=0))
     detected = units or detect_units(voxels)
     if units is None and detected == "windowed":
         notes.append(f"not in HU: grey values 0 to 255 (found {low} to {high}); name the window to re-derive HU")
     elif units is None and detected == "unknown":
         notes.append(f"not recognised as HU: values {low} to {high} without the air or the soft tissue of a chest CT")
-    volume = Volume(voxels, spacing, canonical, detected, path, None, tuple(notes))
+    volume = Volume(voxels, (sx, sy, sz), canonical, detected, path, None, tuple(notes))
     for note in notes:
         if "grey values" not in note or window is None:
             warnings.warn(f"{path}: {note}", VolumeWarning, stacklevel=3)
@@ -349,13 +349,13 @@ def _read_array(header: _Header, dtype, nan_value: float | None) -> tuple[np.nda
         flat = np.frombuffer(bytearray(int(np.prod(header.shape, dtype=np.int64)) * np.dtype(dtype).itemsize), dtype)
         _fill(stream, memoryview(bytearray(header.offset)), header)
         if header.dtype == flat.dtype and not scaled:
-            _fill(stream, memoryview(flat).cast("B"), header)
+            _fill(stream, flat.data.cast("B"), header)
         else:
             step = max(1, _SLAB_BYTES // header.dtype.itemsize)
             buffer = np.empty(min(step, flat.size), header.dtype)
             for start in range(0, flat.size, step):
                 part = buffer[: min(step, flat.size - start)]
-                _fill(stream, memoryview(part.view(np.uint8)), header)
+                _fill(stream, part.view(np.uint8).data, header)
                 filled += _convert(part, flat[start : start + part.size], header, nan_value)
         stream.finish()
     return flat.reshape(header.shape, order="F"), filled
@@ -383,7 +383,8 @@ def _convert(part: np.ndarray, target: np.ndarray, header: _Header, nan_value: f
                 f"{header.path}: holds values that are not finite (NaN or infinite), {filled} in the first part that has any. "
                 "If they mark what lies outside the scan, say what stands in for them, such as nan_value=-1000."
             )
-        values = np.where(bad, nan_value, values) if filled else values
+        if filled and nan_value is not None:
+            values = np.where(bad, nan_value, values)
         whole = np.rint(values)
         if target.dtype == np.uint8 and not np.array_equal(whole, values):
             odd = float(values[whole != values][0])

@@ -413,3 +413,8 @@ def test_real_volumes_are_hu_and_their_left_lung_is_left(real_data):
         left, right = (np.nonzero((lungs == side).any(axis=(1, 2)))[0].mean() for side in (1, 2))
         assert ct.units == "HU" and left < right  # axis 0 grows to the patient's right
         assert ct.voxels[lungs > 0].mean() < -500
+
+
+def test_nifti_2_is_read_too(tmp_path):
+    nib.save(nib.Nifti2Image(chest(), np.diag([*SPACING, 1])), tmp_path / "ct.nii.gz")
+    assert np.array_equal(read_volume(tmp_path / "ct.nii.gz").voxels, chest())
