@@ -246,7 +246,7 @@ def _open(path: Path) -> _Header:
     if tilt > OBLIQUE_DEGREES:
         notes.append(f"oblique affine, tilted by {tilt:.1f} degrees: the closest anatomical axes are used, nothing is resampled")
     return _Header(
-        path, Path(image.file_map["image"].filename), shape, dtype, int(proxy.offset),
+        path, Path(image.file_map["image"].filename or path), shape, dtype, int(proxy.offset),
         float(proxy.slope), float(proxy.inter), affine, nib.io_orientation(affine), notes,
     )
 
