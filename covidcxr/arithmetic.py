@@ -13,7 +13,6 @@ from covidcxr.errors import InputError
 OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow,
 }
-SIGNS = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
 def evaluate(expression: str) -> float:
@@ -33,12 +32,14 @@ def evaluate(expression: str) -> float:
         raise InputError(f"The expression {str(expression)[:200]!r} can't be worked out: {error}.") from None
 
 
-def _evaluate(node: ast.expr) -> float:
+def _evaluate(node: ast.expr) -> Any:
     match node:
         case ast.Constant(value=value) if is_number(value):
             return value
-        case ast.UnaryOp(op=sign, operand=inner) if type(sign) in SIGNS:
-            return SIGNS[type(sign)](_evaluate(inner))
+        case ast.UnaryOp(op=ast.UAdd(), operand=inner):
+            return _evaluate(inner)
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return -_evaluate(inner)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
             a, b = _evaluate(left), _evaluate(right)
             if isinstance(op, ast.Pow) and (abs(b) > 100 or abs(a) > 1e6):

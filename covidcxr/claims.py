@@ -379,7 +379,7 @@ def _compare(claim: Claim, record: Mapping[str, Any]) -> tuple[str, str]:
         return _compare_bound(claim, paper, here, interval, remark)
     if interval is not None and interval[0] <= paper <= interval[1]:
         reach = max(here - interval[0], interval[1] - here)
-        if reach > WIDE * claim.tolerance:
+        if reach > WIDE * (claim.tolerance or 0):
             return "not comparable", (
                 f"The interval here reaches {number(reach)} from the number, more than {WIDE:g} tolerances of "
                 f"{number(claim.tolerance)}: it settles nothing.{remark}"
@@ -395,7 +395,8 @@ def _compare(claim: Claim, record: Mapping[str, Any]) -> tuple[str, str]:
 def _compare_bound(claim: Claim, paper: float, here: float, interval: Any, remark: str) -> tuple[str, str]:
     """The paper says "more than": an interval across the bound settles nothing when it is wide."""
     bound = paper - _slack(claim)
-    if interval is not None and interval[0] < bound <= interval[1] and interval[1] - interval[0] > 2 * WIDE * claim.tolerance > 0:
+    settled = 2 * WIDE * (claim.tolerance or float("inf"))
+    if interval is not None and interval[0] < bound <= interval[1] and interval[1] - interval[0] > settled:
         return "not comparable", f"The interval here lies on both sides of {number(paper)} and is too wide.{remark}"
     if here >= bound:
         return "match", f"At least {number(paper)}, tolerance {number(claim.tolerance)}.{remark}"

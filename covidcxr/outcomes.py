@@ -162,11 +162,11 @@ def assess(known: Claims, study: Mapping[str, Any], outcomes: Mapping[str, Outco
     A claim recorded by another stage than the one that owes it is left out, and named among that stage's problems.
     """
     owner = claims_module.owners(known, study)
-    for outcome in outcomes.values():
-        for name in outcome.claims:
-            problem = f"{outcome.name}/results.json records {name}, which {owner.get(name, 'no stage')} owes."
-            if owner.get(name) != outcome.name and problem not in outcome.problems:
-                outcome.problems.append(problem)
+    for one in outcomes.values():
+        for name in one.claims:
+            problem = f"{one.name}/results.json records {name}, which {owner.get(name, 'no stage')} owes."
+            if owner.get(name) != one.name and problem not in one.problems:
+                one.problems.append(problem)
     found: dict[str, Assessment] = {}
     for claim in known.claims.values():
         stage = owner.get(claim.id, "")

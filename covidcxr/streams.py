@@ -10,12 +10,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from covidcxr.errors import InputError
+from isal import isal_zlib  # the interface of zlib in half the time
+from isal.igzip_lib import IsalError
 
-try:
-    from isal import isal_zlib as zlib  # the same results and interface in half the time, where it is installed
-except ImportError:
-    import zlib
+from covidcxr.errors import InputError
 
 _CHUNK = 1 << 17  # read at once
 _PIECE = 1 << 20  # decompressed at once, at most
@@ -83,7 +81,7 @@ class ByteStream:
             if isinstance(item, Exception):
                 raise item
             if isinstance(item, bytes):
-                self._crc, self._length = zlib.crc32(item, self._crc), self._length + len(item)
+                self._crc, self._length = isal_zlib.crc32(item, self._crc), self._length + len(item)
                 return item
             if item != (self._crc, self._length % 2**32):
                 raise self._damaged("its checksum differs")
@@ -96,7 +94,7 @@ class ByteStream:
         try:
             for item in self._members():
                 self._put(item)
-        except zlib.error as error:
+        except IsalError as error:  # type: ignore[misc]  # a class, which its stub calls an instance
             self._put(self._damaged(str(error)))
         except (InputError, OSError) as error:
             self._put(error)
@@ -111,7 +109,7 @@ class ByteStream:
 
     def _members(self) -> Iterator[bytes | tuple[int, int]]:
         while self._skip_header():
-            member, tail = zlib.decompressobj(wbits=-15), b""
+            member, tail = isal_zlib.decompressobj(wbits=-15), b""
             while not member.eof and not self._stop.is_set():
                 tail = tail or self._read_some()
                 if piece := member.decompress(tail, _PIECE):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -107,9 +108,13 @@ class SmallStudy:
         )
 
     def start(self, *words: str, **options) -> subprocess.Popen:
-        """Start `python -m covidcxr …` in a session of its own and leave it running."""
+        """Start `python -m covidcxr …` in a session of its own and leave it running.
+
+        It hears Ctrl-C even where the tests themselves were started in the background, with SIGINT ignored.
+        """
         return subprocess.Popen(
             [sys.executable, "-m", "covidcxr", *words], env=self.environment, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
         )
 
