@@ -10,7 +10,6 @@ peak of the process above what it held after its imports, over the volume as int
 
 import argparse
 import gzip
-import importlib.util
 import json
 import os
 import shutil
@@ -185,8 +184,7 @@ def report(path: Path, names: list[str], rounds: list[dict[str, tuple[float, flo
     shape = nib.load(path).shape
     volume = int(np.prod(shape)) * 2
     size = f"{volume / 2**20:.0f} MiB as int16, {path.stat().st_size / 2**20:.0f} MiB on disk"
-    isal = "with" if importlib.util.find_spec("isal") else "without"
-    print(f"{' x '.join(map(str, shape))} voxels, {size}; {os.cpu_count()} cores, {len(rounds)} rounds, {isal} isal")
+    print(f"{' x '.join(map(str, shape))} voxels, {size}; {os.cpu_count()} cores, {len(rounds)} rounds")
     print(f"{'':36}{'seconds':>9}{'x floor':>9}{'(range)':>16}{'peak / int16':>14}")
     for name in names:
         ratios = sorted(r[name][0] / r[FLOOR][0] for r in rounds)
