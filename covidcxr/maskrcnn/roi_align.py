@@ -1,0 +1,106 @@
+"""ROIAlign: features of regions of interest, bilinearly sampled from the levels of a pyramid.
+
+Shapes: N images, R regions per image, P bins per side, C channels.
+"""
+
+import numpy as np
+from keras import backend, ops
+
+from covidcxr.maskrcnn.boxes import area
+
+
+def pyramid_level(boxes, levels, canonical_level=2, canonical_size=224):
+    """Index of the level that a region is taken from: int32 (..., ), 0 the finest.
+
+    floor(k + log2(sqrt(area) / 224)), limited to the levels there are (Lin et al., Feature Pyramid Networks, equation 1).
+
+    Args:
+        boxes: (..., 4), pixels.
+        levels: how many there are.
+        canonical_level: k, the index for regions of canonical size; 2 is P4 of a pyramid that begins with P2.
+        canonical_size: pixels.
+    """
+    scale = ops.sqrt(ops.maximum(area(boxes), 1e-9)) / canonical_size
+    # The small number keeps a region of exactly canonical size where it belongs, as torchvision does.
+    level = ops.floor(canonical_level + ops.log(scale) / np.log(2) + 1e-6)
+    return ops.cast(ops.clip(level, 0, levels - 1), "int32")
+
+
+def roi_align(maps, strides, boxes, size, samples=2, aligned=False):
+    """Features of regions: (N, R, P, P, C).
+
+    The cells of all levels of all images lie in one long table; one gather per corner of the bilinear interpolation reads every
+    region from its own level, without a branch or a loop over levels.
+
+    Args:
+        maps: the levels, each (N, H, W, C); one map serves all regions, of several each takes its `pyramid_level`.
+        strides: pixels per cell of each level.
+        boxes: (N, R, 4), pixels.
+        size: P, bins per side.
+        samples: points per side of a bin, averaged. 2 is torchvision's, 1 is quicker ("nearly as effective", Mask R-CNN,
+            section 3).
+        aligned: whether half a cell is subtracted, so that the value of a cell lies in its middle (detectron2), or not
+            (torchvision, where regions are also enlarged to one cell at least).
+    """
+    channels = maps[0].shape[-1]
+    cells = [level.shape[1] * level.shape[2] for level in maps]
+    table = ops.concatenate([ops.reshape(m, (-1, n, channels)) for m, n in zip(maps, cells, strict=True)], axis=1)
+    table = ops.reshape(table, (-1, channels))
+
+    level = pyramid_level(boxes, len(maps))
+    starts = np.cumsum([0, *cells[:-1]])
+    image = ops.arange(ops.shape(boxes)[0], dtype="int32")[:, None] * sum(cells)
+    first = image + _by_level(starts, level, "int32")
+    height = _by_level([m.shape[1] for m in maps], level, "int32")
+    width = _by_level([m.shape[2] for m in maps], level, "int32")
+    scale = _by_level([1 / stride for stride in strides], level, "float32")
+    return sample_regions(table, first, height, width, boxes * scale[..., None], size, samples, aligned)
+
+
+def _by_level(values, level, dtype):
+    return ops.take(ops.convert_to_tensor(np.array(values, dtype)), level, axis=0)
+
+
+def sample_regions(table, first, height, width, boxes, size, samples, aligned):
+    """Averages of bilinear samples in the bins of regions: (N, R, P, P, C).
+
+    Args:
+        table: (cells, C); maps, row by row, one after the other.
+        first: int32 (N, R), row of the table with the first cell of the region's map.
+        height, width: int32 (N, R), cells of that map.
+        boxes: (N, R, 4), in cells of that map.
+        size, samples, aligned: as for `roi_align`.
+    """
+    rows = _interpolate(boxes[..., 1], boxes[..., 3], height, size * samples, aligned)
+    columns = _interpolate(boxes[..., 0], boxes[..., 2], width, size * samples, aligned)
+    dtype = table.dtype if backend.is_float_dtype(table.dtype) else "float32"
+    values = 0.0
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            cell = (first[..., None] + row * width[..., None])[..., :, None] + column[..., None, :]
+            weight = ops.cast(row_weight[..., :, None] * column_weight[..., None, :], dtype)
+            values = values + ops.cast(ops.take(table, cell, axis=0), dtype) * weight[..., None]
+    regions, channels = boxes.shape[1], table.shape[-1]
+    if samples == 1:
+        return values
+    values = ops.reshape(values, (-1, regions, size, samples, size, samples, channels))
+    return ops.mean(values, axis=(3, 5))
+
+
+def _interpolate(low, high, cells, points, aligned):
+    """The two neighbours of `points` evenly spread points along one axis, each with its weight: pairs of (N, R, points).
+
+    Points more than a cell outside count as 0, those less take the border's value.
+    """
+    offset = 0.5 if aligned else 0.0
+    length = high - low if aligned else ops.maximum(high - low, 1.0)
+    middle = (ops.arange(points, dtype="float32") + 0.5) / points
+    position = (low - offset)[..., None] + middle * length[..., None]
+    last = ops.cast(cells, "float32")[..., None]
+    inside = ops.cast((position >= -1.0) & (position <= last), "float32")
+    position = ops.clip(position, 0.0, last - 1.0)
+    before = ops.floor(position)
+    share = position - before
+    before = ops.cast(before, "int32")
+    after = ops.minimum(before + 1, cells[..., None] - 1)
+    return [(before, (1.0 - share) * inside), (after, share * inside)]

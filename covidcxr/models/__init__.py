@@ -1,0 +1,1 @@
+"""Networks that several notebooks share. They know nothing of data sets."""
