@@ -109,6 +109,15 @@ def test_parameters_file_repeats_a_stage_by_hand(small_study):
     assert json.loads((folder / "results.json").read_text())["numbers"][0]["value"] == 3
 
 
+def test_an_executor_plugin_runs_stages_as_jobs_of_a_cluster(small_study):
+    """The "cluster" is this machine: jobs are submitted to a shell, each in a Snakemake of its own, as on a node."""
+    cluster = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", "bash", "--jobs", "2"]
+    run(small_study, "second", "--set", "first.number=1.05", "--", *cluster)
+    assert small_study.record("first")["parameters"]["number"] == 1.05
+    shown = small_study.command("status", "smoke", "--set", "first.number=1.05").stdout
+    assert [line.split()[1] for line in shown.splitlines()] == ["done", "done", "will"]
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["run", "smok"], "unknown profile 'smok'. Did you mean 'smoke'"),
     (["run", "smoke", "frist"], "unknown stage 'frist'. Did you mean 'first'"),
