@@ -11,6 +11,9 @@ from keras import ops
 # A size may change by at most this factor in one step, so that `exp` stays finite: detectron2's and torchvision's clamp.
 LARGEST_LOG_SCALE = math.log(1000 / 16)
 
+# How strongly the deltas of regions count, everywhere: torchvision, detectron2, and as 1 / (0.1, 0.1, 0.2, 0.2) matterport.
+REGION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
 
 def area(boxes):
     """Areas (...) of boxes (..., 4)."""
@@ -68,9 +71,9 @@ def clip(boxes, sizes):
     return ops.minimum(ops.maximum(boxes, 0.0), limits)
 
 
-def at_least(boxes, smallest):
-    """Whether width and height of boxes (..., 4) are `smallest` pixels or more: bool (...)."""
-    return (boxes[..., 2] - boxes[..., 0] >= smallest) & (boxes[..., 3] - boxes[..., 1] >= smallest)
+def larger_than(boxes, smallest):
+    """Whether both width and height of boxes (..., 4) exceed `smallest` pixels: bool (...)."""
+    return (boxes[..., 2] - boxes[..., 0] > smallest) & (boxes[..., 3] - boxes[..., 1] > smallest)
 
 
 def take_rows(rows, indices):
