@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
 
+from covidcxr import paths
 from covidcxr.errors import CovidcxrError, ParameterError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+ENVIRONMENT = (
+    "Folders: COVIDCXR_DATA (data sets; else data/), COVIDCXR_OUTPUTS (results; else outputs/), COVIDCXR_CACHE (phantom cohorts; "
+    "else .cache/). What follows -- goes to Snakemake."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
-        if error.errno not in DISK_TROUBLE:
+        if error.errno not in paths.DISK_TROUBLE:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(f"{error.strerror}{where}. Free the disk, or choose another folder with COVIDCXR_OUTPUTS.", file=sys.stderr)
@@ -46,21 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     about = "A reproducible study kit for five papers on COVID-19 imaging."
-    parser = argparse.ArgumentParser(prog="python -m covidcxr", description=about)
+    parser = argparse.ArgumentParser(prog="python -m covidcxr", description=about, epilog=ENVIRONMENT)
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="run a profile, or some stages of it and what they need")
     run.add_argument("profile", help="smoke, demo, pilot, paper, or a file of your own in params/")
     run.add_argument("stages", nargs="*", metavar="STAGE", help="stages to run; all by default")
-    run.add_argument("--cores", type=_positive, default=_cores(), help="cores to use at once (default: %(default)s)")
+    run.add_argument("--cores", type=_core_number, help="cores to use at once (default: those of this machine)")
     run.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE", help="set a parameter")
     run.add_argument("--force", action="append", default=[], metavar="STAGE", help="run a stage again though it is up to date")
     run.add_argument("--keep-going", action="store_true", help="after a failure, go on with what does not need the failed stage")
     run.set_defaults(run=_run)
 
     status = commands.add_parser("status", help="say of each stage whether it is done, will run and why, lacks data, or failed")
-    status.add_argument("profile")
-    status.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE")
+    status.add_argument("profile", help="the profile to look at")
+    status.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE", help="as for run")
     status.set_defaults(run=_status)
 
     report = commands.add_parser("report", help="build the report from whatever stages are done")
@@ -75,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="show, fetch or check data sets")
     data.add_argument("action", choices=("status", "fetch", "verify"))
-    data.add_argument("names", nargs="*", metavar="NAME", help="data sets; all by default")
+    data.add_argument("names", nargs="*", metavar="NAME", help="data sets; all of them by default, but for fetch")
     data.add_argument("--data", default="real", help="real (default), phantom:demo, phantom:smoke, or a folder")
     data.set_defaults(run=_data)
     return parser
@@ -87,6 +90,8 @@ def _run(parsed: argparse.Namespace, extra: list[str]) -> int:
 
     plan = Plan.load(parsed.profile, parsed.overrides)
     well = engine.run(plan, parsed.stages, cores=parsed.cores, force=parsed.force, keep_going=parsed.keep_going, extra=extra)
+    if engine.ONLY_PLANNING & set(extra):
+        return 0 if well else EXIT_FAILED
     from covidcxr import report
 
     print(f"Report: {report.build(plan.folder)}")
@@ -115,9 +120,10 @@ def _report(parsed: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _execute(parsed: argparse.Namespace, extra: list[str]) -> int:
-    from covidcxr.execution import execute
+    from covidcxr.execution import execute, stop_when_orphaned
     from covidcxr.study import Plan
 
+    stop_when_orphaned()
     plan = Plan.load(parsed.profile, parsed.overrides)
     execute(plan, plan.stage(parsed.stage))
     return 0
@@ -168,15 +174,10 @@ def _data_verify(names: Sequence[str], data: str) -> int:
     return 0 if all(check.ok for check in checks) else EXIT_FAILED
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _core_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of cores: give 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ A stage is done only when that record says so: papermill's own output of a kille
 from __future__ import annotations
 
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import logging
@@ -21,21 +20,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from covidcxr import claims, paths
+from covidcxr import claims, fingerprint, paths
 from covidcxr.errors import CovidcxrError, DataMissing
-from covidcxr.results import PARTIAL, data_kind, read_record
+from covidcxr.results import BY_HAND, PARTIAL, data_kind, read_record
 from covidcxr.study import Plan, Stage
 
 NOTEBOOK = "notebook.ipynb"
 FAILED_NOTEBOOK = "notebook.failed.ipynb"
+EARLIER = "run.earlier.json"  # record of complete results whose data are away
 CHECKPOINTS = "checkpoints"  # kept from one attempt to the next, so that an interrupted training can go on
 TRACEBACK_LINES = 12
 PACKAGES = (
@@ -44,6 +43,7 @@ PACKAGES = (
     "snakemake",
 )
 KERNEL_ENVIRONMENT = {
+    "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel python3 is this environment's, also where the user has one of that name
     "NO_ALBUMENTATIONS_UPDATE": "1",  # albumentations asks the network for updates when it is imported
     "PYTHONHASHSEED": "0",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -83,19 +83,26 @@ def execute(plan: Plan, stage: Stage) -> dict[str, Any]:
     """
     folder = plan.folder / stage.name
     partial = plan.folder / PARTIAL / stage.name
-    try:
-        with _only_runner(plan.folder / PARTIAL, stage.name):
-            _stop_when_orphaned()
+    with paths.hold_lock(plan.folder / PARTIAL / f"{stage.name}.lock", f"Stage {stage.name}"):
+        try:
             return _complete_earlier(plan, stage, partial, folder) or _execute(plan, stage, partial, folder)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        failure = StageFailed(
-            stage.name, f"{error.strerror or error}{where}. Free the disk, or choose another folder with COVIDCXR_OUTPUTS.",
-            command=retry_command(plan, stage),
-        )
-        with suppress(OSError):  # the disk may be too full even for this
+        except StageFailed as failure:
             _keep_failure(partial, folder, failure)
-        raise failure from error
+            raise
+        except Exception as error:
+            # Whatever else goes wrong around a notebook is a failure of its stage, and must leave a record as such.
+            wrapped = StageFailed(stage.name, _in_words(error), command=retry_command(plan, stage))
+            with suppress(OSError):  # the disk may be too full even for this
+                _keep_failure(partial, folder, wrapped)
+            raise wrapped from error
+
+
+def _in_words(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
+    where = f" ({error.filename})" if error.filename else ""
+    advice = " Free the disk, or choose another folder with COVIDCXR_OUTPUTS." if error.errno in paths.DISK_TROUBLE else ""
+    return f"{error.strerror or error}{where}.{advice}"
 
 
 def retry_command(plan: Plan, stage: Stage) -> str:
@@ -123,23 +130,24 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
     if missing:
         return _end_without_results(folder, record, "no-data", " ".join(map(str, missing)))
 
-    _clear(partial)
+    (folder / "failure.json").unlink(missing_ok=True)
+    _clear(partial, fingerprint.digest(record["fingerprint"]))
     given = {**stage.parameters, "stage_dir": str(partial)}
-    paths.write_atomically(partial / "params.yaml", yaml.safe_dump({**given, "stage_dir": str(folder)}, sort_keys=False))
+    # Repeated by hand, a stage writes beside the study, not over its results.
+    by_hand = {**given, "stage_dir": str(plan.folder / BY_HAND / stage.name)}
+    paths.write_atomically(partial / "params.yaml", yaml.safe_dump(by_hand, sort_keys=False))
     print(f"{stage.name}: started", file=sys.stderr, flush=True)
     try:
         _run_notebook(plan, stage, partial, given)
     except DataMissing as error:
         return _end_without_results(folder, record, "no-data", str(error))
-    except StageFailed as failure:
-        _keep_failure(partial, folder, failure)
-        raise
-    written = json.loads((partial / "results.json").read_text())
+    written = json.loads((partial / "results.json").read_text(encoding="utf-8"))
     _export_html(partial)
     record |= {
         "seconds": round(time.time() - started, 1),
         "peak_memory_mb": _peak_memory_of_children(),
         "datasets": written["datasets"],
+        "results": fingerprint.file_digest(partial / "results.json"),
     }
     paths.write_atomically(partial / "run.json", json.dumps(record, indent=1) + "\n")
     _put_in_place(partial, folder)
@@ -167,7 +175,9 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
     os.environ.update({name: os.environ.get(name, value) for name, value in KERNEL_ENVIRONMENT.items()})
     try:
         papermill.execute_notebook(
-            str(stage.notebook), str(output), parameters, kernel_name="python3", progress_bar=False, cwd=str(partial),
+            # papermill fills in braces in paths
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (stage.notebook, output)),
+            parameters, kernel_name="python3", progress_bar=False, cwd=str(partial),
             # Sockets in the file system: no ports that others on the machine could reach or take.
             config=Config({"KernelManager": {"transport": "ipc"}}),
             extra_arguments=["--log-level=CRITICAL"],  # a stopped kernel's own tracebacks say nothing about the study
@@ -191,7 +201,7 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
 def _check_complete(stage: Stage, partial: Path, command: str) -> None:
     """Refuse a notebook that ended without finishing its record or without a claim that it owes."""
     try:
-        written = json.loads((partial / "results.json").read_text())
+        written = json.loads((partial / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StageFailed(stage.name, f"its results can't be read ({error}).", command=command) from None
     if not written["finished"]:
@@ -200,15 +210,24 @@ def _check_complete(stage: Stage, partial: Path, command: str) -> None:
     owed = sorted(claims.load().owed(stage.claims) - recorded)
     if owed:
         raise StageFailed(stage.name, f"claims owed and not recorded: {', '.join(owed)}.", command=command)
+    undeclared = sorted({entry["name"] for entry in written["datasets"]} - set(stage.datasets + stage.optional_datasets))
+    if undeclared:
+        raise StageFailed(
+            stage.name, f"it read {', '.join(undeclared)}, which params/study.yaml does not name among its data sets: a change "
+            "of these data would not be noticed. Add them to `optional_datasets`.", command=command,
+        )
 
 
 def _end_without_results(folder: Path, record: dict[str, Any], status: str, why: str) -> dict[str, Any]:
-    why, _, how = why.partition(" To get it: ")
-    record |= {"status": status, "why": why, "how": how, "seconds": 0.0, "peak_memory_mb": 0}
+    why, _, how = why.partition("To get it: ")
+    how = how and f"To get it: {how}"
+    record |= {"status": status, "why": why.strip(), "how": how, "seconds": 0.0, "peak_memory_mb": 0}
+    if read_record(folder).get("status") == "done":
+        os.replace(folder / "run.json", folder / EARLIER)  # its results come back with its data
     for name in ("failure.json", FAILED_NOTEBOOK):
         (folder / name).unlink(missing_ok=True)
     paths.write_atomically(folder / "run.json", json.dumps(record, indent=1) + "\n")
-    print(f"{record['stage']}: {status}. {why} {how}".rstrip(), file=sys.stderr, flush=True)
+    print(f"{record['stage']}: {status}. {record['why']} {record['how']}".rstrip(), file=sys.stderr, flush=True)
     return record
 
 
@@ -226,13 +245,17 @@ def _keep_failure(partial: Path, folder: Path, failure: StageFailed) -> None:
 
 
 def _complete_earlier(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str, Any] | None:
-    """Put a complete run into place that was stopped before its last rename, if it is still today's."""
-    record = read_record(partial)
+    """Take a complete run that is still today's: one that was stopped before its last rename, or one whose data had been away."""
     current = json.loads(json.dumps({"fingerprint": plan.fingerprint(stage), "upstream": plan.upstream(stage)}))
-    if record.get("status") != "done" or any(record.get(key) != value for key, value in current.items()):
-        return None
-    _put_in_place(partial, folder)
-    return record
+    for path in (partial / "run.json", folder / EARLIER):
+        record = read_record(path.parent, path.name)
+        if record.get("status") == "done" and all(record.get(key) == value for key, value in current.items()):
+            if path.parent == partial:
+                _put_in_place(partial, folder)
+            else:
+                os.replace(path, folder / "run.json")
+            return record
+    return None
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
@@ -244,13 +267,18 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _clear(partial: Path) -> None:
+def _clear(partial: Path, identity: str) -> None:
+    """Empty the folder of an attempt. Checkpoints stay for the next one if it is of the same code, parameters and data."""
     partial.mkdir(parents=True, exist_ok=True)
+    mark = partial / "attempt.txt"
+    same = mark.is_file() and mark.read_text(encoding="utf-8") == identity
     for path in partial.iterdir():
-        if path.is_dir() and path.name != CHECKPOINTS:
-            shutil.rmtree(path)
-        elif path.is_file():
+        if path.is_dir() and not path.is_symlink():
+            if not (same and path.name == CHECKPOINTS):
+                shutil.rmtree(path)
+        else:
             path.unlink()
+    paths.write_atomically(mark, identity)
 
 
 def _export_html(partial: Path) -> None:
@@ -262,7 +290,7 @@ def _export_html(partial: Path) -> None:
 
 def _executed_cells(notebook: Path) -> list[dict[str, Any]]:
     """Cells of the executed notebook, without those that papermill puts in to point at an error."""
-    cells = json.loads(notebook.read_text())["cells"] if notebook.exists() else []
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.exists() else []
     return [cell for cell in cells if "papermill-error-cell-tag" not in cell["metadata"].get("tags", [])]
 
 
@@ -286,33 +314,18 @@ def _last_started(notebook: Path) -> int | None:
     return max(started, default=None)
 
 
-@contextmanager
-def _only_runner(folder: Path, name: str) -> Iterator[None]:
-    """Hold the stage's lock, which the system frees when this process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{name}.lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise CovidcxrError(
-                f"Stage {name} is being run already by {lock.read().strip() or 'another process'}. Wait for it, or stop it."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
-        yield
+def stop_when_orphaned() -> None:
+    """End this process and its kernel when the engine that started it is gone: a resumed study must not meet them.
 
-
-def _stop_when_orphaned() -> None:
-    """End this process and its kernel when the engine that started it is killed: a resumed study must not meet them."""
-    parent = os.getppid()
+    The engine names itself in the environment, so that it is also noticed when it has gone before this was called.
+    """
+    parent = int(os.environ.get("COVIDCXR_ENGINE_PROCESS", os.getppid()))
 
     def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
         import psutil
 
-        while os.getppid() == parent:
-            time.sleep(1)
         for child in psutil.Process().children(recursive=True):
             child.kill()
         os._exit(1)
@@ -365,6 +378,6 @@ def _hardware() -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError):
         gpu = []
     return {
-        "cpu": cpu, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu, "cores": paths.available_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30), "gpu": gpu, "system": platform.platform(),
     }

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from covidcxr.errors import ParameterError
 from covidcxr.parameters import TAG, read_notebook
 
 PACKAGE = Path(__file__).resolve().parent
@@ -45,7 +46,13 @@ def code_parts(notebook: Path, extra_modules: Iterable[str] = ()) -> dict[str, s
         "".join(cell["source"]) for cell in read_notebook(notebook)["cells"]
         if cell["cell_type"] == "code" and TAG not in cell.get("metadata", {}).get("tags", [])
     ]
-    trees = [ast.parse(source) for source in sources]
+    try:
+        trees = [ast.parse(source) for source in sources]
+    except SyntaxError as error:
+        raise ParameterError(
+            f"{notebook.name}: a code cell is not plain Python ({error.msg}: {(error.text or '').strip()}). Magics and shell "
+            "commands of IPython can't be used in a stage."
+        ) from None
     parts = {notebook.name: digest([_normal_form(tree) for tree in trees])}
     waiting = {module for tree in trees for module in _imported(tree, "")} | set(extra_modules)
     while waiting:

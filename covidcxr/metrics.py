@@ -107,12 +107,17 @@ def cluster_bootstrap(
 def bootstrap_mean(
     values: Sequence[float] | np.ndarray, clusters: Sequence[object] | np.ndarray, *, seed: int
 ) -> tuple[float, float, float]:
-    """Mean of the finite values and its cluster bootstrap interval: (mean, low, high). NaN values are left out."""
+    """Mean of the finite values and its cluster bootstrap interval: (mean, low, high). NaN values are left out.
+
+    With values of one cluster only there is no interval: its ends are NaN.
+    """
     every = np.asarray(values, dtype=float)
     kept = np.isfinite(every)
     finite, labels = every[kept], np.asarray(clusters, dtype=str)[kept]
     if finite.size == 0:
         raise InputError("No finite value to take the mean of.")
+    if np.unique(labels).size < 2:
+        return float(finite.mean()), np.nan, np.nan
     low, high = cluster_bootstrap(lambda rows: float(finite[rows].mean()), labels, seed=seed)
     return float(finite.mean()), low, high
 

@@ -139,7 +139,11 @@ def _read_results(outcome: Outcome, *, required: bool) -> None:
         outcome.problems.append(f"{outcome.name}/results.json is missing, although run.json says that the stage is done.")
         return
     content = _read_json(path, outcome.problems)
-    if not content or (not required and content.get("finished") is not True):
+    if not content:
+        return
+    if content.get("finished") is not True:
+        if required:
+            outcome.problems.append(f"{outcome.name}/results.json is not complete, but run.json says that the stage is done.")
         return
     if content.get("stage") != outcome.name:
         outcome.problems.append(f"{outcome.name}/results.json: it is of stage {content.get('stage')!r}.")

@@ -3,11 +3,20 @@
 Everything is found from the package itself, so that a notebook runs from any working directory.
 """
 
+import errno
+import fcntl
 import os
+import platform
 import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from covidcxr.errors import InputError
+from covidcxr.errors import CovidcxrError, InputError
+
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def project_root() -> Path:
@@ -47,6 +56,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("COVIDCXR_CACHE") or project_root() / ".cache").resolve()
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file aside, flush it to disk and rename it, so that readers see the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,3 +73,46 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while the block runs. The system frees it when this process ends, however it ends.
+
+    On a file system without locks (some that clusters share) a line says so, and the block runs.
+
+    Args:
+        what: whose lock it is, for the message: "Profile demo".
+
+    Raises:
+        CovidcxrError: another process holds it; the message names that process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CovidcxrError(f"{what} is being run already by {lock_holder(path)}. Wait for it, or stop it.") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"{path.parent} is on a file system without locks: let nothing else run {what.lower()}.", file=sys.stderr)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        yield
+
+
+def lock_holder(path: Path) -> str:
+    """Who holds the lock file, as "process 12 on host"; empty when nobody does."""
+    try:
+        with open(path, encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip() or "another process"
+            except OSError:
+                return ""
+    except OSError:
+        return ""
+    return ""

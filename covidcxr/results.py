@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 INTERACTIVE = "interactive"
 PARTIAL = ".partial"  # profile folder / .partial / stage: where a running stage writes until it is complete
+BY_HAND = ".by_hand"  # profile folder / .by_hand / stage: where a stage that is repeated by hand from params.yaml writes
 FALLBACK_PROFILES = ("demo", "smoke")  # where an interactive notebook looks for upstream stages
 
 
@@ -44,6 +45,8 @@ def open_stage(name: str, stage_dir: str = "", *, data: str, seed: int) -> Stage
         seed: the seed behind every number recorded, unless a call says otherwise.
     """
     folder = Path(stage_dir) if stage_dir else paths.outputs_dir() / INTERACTIVE / name
+    if read_record(folder).get("status") == "done":
+        raise InputError(f"{folder} holds the results of a finished run, which would be lost. Choose another stage_dir.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for part in ("figures", "tables"):
@@ -79,7 +82,7 @@ class Stage:
     def __init__(self, name: str, folder: Path, data: str, seed: int):
         self.name, self.folder, self.data, self.seed = name, folder, data, seed
         self.kind = data_kind(data)
-        self.profile_dir = folder.parent.parent if folder.parent.name == PARTIAL else folder.parent
+        self.profile_dir = folder.parent.parent if folder.parent.name in (PARTIAL, BY_HAND) else folder.parent
         self._content: dict[str, Any] = {
             "stage": name, "data": self.kind, "source": data, "seed": seed, "finished": False,
             "claims": [], "numbers": [], "tables": [], "figures": [], "datasets": [],
@@ -89,14 +92,21 @@ class Stage:
         """Folder of a finished stage of the same profile; in an interactive session, of the demo or smoke profile.
 
         Raises:
-            CovidcxrError: it is not finished; the message says which command finishes it.
+            CovidcxrError: it is not finished, or was made from other data; the message says which command mends it.
         """
         candidates = [self.profile_dir / name]
         if self.profile_dir.name == INTERACTIVE:
             candidates += [paths.outputs_dir() / profile / name for profile in FALLBACK_PROFILES]
-        for folder in candidates:
-            if read_record(folder).get("status") == "done":
+        done = [folder for folder in candidates if read_record(folder).get("status") == "done"]
+        others = {folder: (read_record(folder).get("parameters") or {}).get("data", self.data) for folder in done}
+        for folder, data in others.items():
+            if data == self.data:
                 return folder
+        if others:
+            folder, data = next(iter(others.items()))
+            raise CovidcxrError(
+                f"Stage {self.name} works on {self.data}, but {folder} was made from {data}. Give both the same `data`."
+            )
         profile = FALLBACK_PROFILES[0] if self.profile_dir.name == INTERACTIVE else self.profile_dir.name
         raise CovidcxrError(
             f"Stage {self.name} needs the results of {name}, which has not finished in {self.profile_dir}. "
@@ -135,7 +145,7 @@ class Stage:
             claim_id: an id of `params/claims.yaml`; any other is refused.
             value: our number in the claim's unit (a list where the paper prints a list); None, with a reason in `why`, where none
                 can be had.
-            ci: 95 % interval, with `ci_method` naming how it was made and what was resampled.
+            ci: 95 % interval, with `ci_method` naming how it was made and what was resampled; (nan, nan) where none can be had.
             n: how many `n_unit` stand behind the number.
             trivial: what trivial predictors score on the same images, by name.
             comparable: False where data or protocol differ from the paper's in a way that forbids a verdict; say why in `why`.
@@ -235,10 +245,10 @@ class Stage:
         paths.write_atomically(self.folder / "results.json", json.dumps(self._content, indent=1, allow_nan=False) + "\n")
 
 
-def read_record(stage_folder: Path) -> dict[str, Any]:
-    """The completion record `run.json` of a stage's folder; empty when there is none or it can't be read."""
+def read_record(stage_folder: Path, name: str = "run.json") -> dict[str, Any]:
+    """The completion record of a stage's folder; empty when there is none or it can't be read."""
     try:
-        record = json.loads((stage_folder / "run.json").read_text())
+        record = json.loads((stage_folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -263,6 +273,8 @@ def _number(value: Any, name: str) -> Any:
 
 def _interval(ci: tuple[float, float] | None, method: str, name: str) -> list[float | int | None] | None:
     if ci is None:
+        return None
+    if all(end is not None and math.isnan(end) for end in ci):
         return None
     low, high = (_number(end, name) for end in ci)
     if low is None or high is None or low > high:

@@ -12,9 +12,10 @@ before any kernel starts. Whether a stage has to run is decided here too, by com
 from __future__ import annotations
 
 import json
+import platform
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ PROFILES = ("smoke", "demo", "pilot", "paper")
 STAGE_KEYS = {"notebook", "needs", "after", "params", "datasets", "optional_datasets", "threads", "gpu", "files", "claims"}
 PROFILE_KEYS = {"title", "description", "data", "common", "stages"}
 RUNNER_PARAMETERS = {"stage_dir"}  # set by the runner, no part of a stage's identity
+STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 ENDED = ("done", "no-data", "blocked")
 
 
@@ -65,12 +67,12 @@ class State:
     `will run` covers never run, out of date and interrupted; `why` says which.
     """
 
-    word: Literal["done", "will run", "no data", "blocked", "failed"]
+    word: Literal["done", "will run", "no data", "blocked", "failed", "running"]
     why: str = ""
 
     @property
     def stale(self) -> bool:
-        return self.word in ("will run", "failed")
+        return self.word in ("will run", "failed", "running")
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Plan:
     stages: list[Stage]
     overrides: tuple[str, ...] = ()
     _states: dict[str, State] = field(default_factory=dict, repr=False)
+    _manifests: dict[tuple[str, str], str | None] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, profile: str, overrides: Sequence[str] = ()) -> Plan:
@@ -100,9 +103,9 @@ class Plan:
         schemas: dict[str, dict[str, Parameter]] = {}
         values: dict[str, dict[str, Any]] = {}
         entries = study.get("stages") or {}
-        for name, entry in entries.items():
+        for name, entry in _mapping(entries, "params/study.yaml, stages").items():
             where = f"params/study.yaml, stage {name}"
-            check_names(entry, sorted(STAGE_KEYS), "key", where)
+            _check_entry(name, entry, where)
             schemas[name] = read_parameters(paths.notebooks_dir() / f"{entry['notebook']}.ipynb")
             values[name] = {key: parameter.default for key, parameter in schemas[name].items()}
             _set(values[name], schemas[name], entry.get("params") or {}, where)
@@ -116,6 +119,10 @@ class Plan:
     @property
     def folder(self) -> Path:
         return paths.outputs_dir() / self.profile
+
+    def again(self) -> Plan:
+        """The same plan, which looks anew at what has been done."""
+        return Plan(self.profile, self.title, self.stages, self.overrides)
 
     def stage(self, name: str) -> Stage:
         """The stage of that name.
@@ -142,9 +149,12 @@ class Plan:
         identity = {key: value for key, value in stage.parameters.items() if key not in RUNNER_PARAMETERS}
         return {
             "code": fingerprint.code_parts(stage.notebook, adapters),
+            # The hash of a syntax tree differs between versions of Python.
+            "python": ".".join(platform.python_version_tuple()[:2]),
             "parameters": identity,
             "data": self._data_fingerprint(stage),
             "files": {str(path.relative_to(paths.project_root())): fingerprint.file_digest(path) for path in stage.files},
+            "claims": sorted(stage.claims),
         }
 
     def upstream(self, stage: Stage) -> dict[str, str | None]:
@@ -171,37 +181,49 @@ class Plan:
 
     def _find_state(self, stage: Stage) -> State:
         record = read_record(self.folder / stage.name)
+        holder = paths.lock_holder(self.folder / PARTIAL / f"{stage.name}.lock")
+        if holder:
+            return State("running", holder)
         if record.get("status") not in ENDED:
             return self._unfinished(stage)
         reasons = _differences(record.get("fingerprint") or {}, self.fingerprint(stage))
+        written = fingerprint.file_digest(self.folder / stage.name / "results.json")
+        if record["status"] == "done" and record.get("results") != written:
+            reasons.append("its results.json was changed or removed")
         for name in stage.before:
             if self.state(self.stage(name)).stale:
                 reasons.append(f"{name} runs before it")
             elif (record.get("upstream") or {}).get(name) != self.upstream(stage)[name]:
                 reasons.append(f"{name} has run since")
+        if set(record.get("upstream") or {}) != set(stage.before):
+            reasons.append("the stages before it are others now")
         if reasons:
-            return State("will run", "; ".join(reasons))
+            return self._failed(stage) or State("will run", "; ".join(reasons))
         if record["status"] == "done":
             return State("done", f"{record.get('seconds', 0):.0f} s on {str(record.get('started', ''))[:10]}")
         word: Literal["no data", "blocked"] = "no data" if record["status"] == "no-data" else "blocked"
         return State(word, " ".join(text for text in (record.get("why"), record.get("how")) if text))
 
-    def _unfinished(self, stage: Stage) -> State:
+    def _failed(self, stage: Stage) -> State | None:
+        """The last run's failure, where there was one."""
         try:
-            failure = json.loads((self.folder / stage.name / "failure.json").read_text())
+            failure = json.loads((self.folder / stage.name / "failure.json").read_text(encoding="utf-8"))
             place = failure["heading"] or failure["cell"]
             return State("failed", f"in {place}: {failure['error']}" if place else failure["error"])
         except FileNotFoundError:
-            pass
+            return None
         except (OSError, ValueError, KeyError, TypeError):
             return State("will run", "its record of failure can't be read")
+
+    def _unfinished(self, stage: Stage) -> State:
+        failed = self._failed(stage)
+        if failed:
+            return failed
+        if (self.folder / stage.name / "run.json").exists():
+            return State("will run", "its record run.json can't be read")
         if (self.folder / PARTIAL / stage.name).exists():
             return State("will run", "an earlier run was interrupted")
         return State("will run", "it has not run yet")
-
-    @cached_property
-    def _manifests(self) -> dict[tuple[str, str], str | None]:
-        return {}
 
     def _data_fingerprint(self, stage: Stage) -> dict[str, str | None]:
         """Hash of each data set; for a phantom that of its generator, so that a plan needs no images."""
@@ -227,12 +249,24 @@ class Plan:
 
 
 def available_profiles() -> list[str]:
-    """Names of the profiles in `params/`: those of the kit, then a user's own (any file with a `stages` or `common` key)."""
+    """Names of the profiles in `params/`: those of the kit, then a user's own (every other file but the study's own lists)."""
     own = [
         path.stem for path in sorted(paths.params_dir().glob("*.yaml"))
         if path.stem not in PROFILES + ("study", "claims", "datasets")
     ]
     return [name for name in PROFILES if (paths.params_dir() / f"{name}.yaml").is_file()] + own
+
+
+def describe_profiles() -> dict[str, str]:
+    """One line about each profile; for one that can't be read, why not."""
+    lines = {}
+    for name in available_profiles():
+        try:
+            settings = read_mapping(paths.params_dir() / f"{name}.yaml", PROFILE_KEYS)
+            lines[name] = str(settings.get("description", "no description"))
+        except ParameterError as error:
+            lines[name] = str(error)
+    return lines
 
 
 def read_mapping(path: Path, keys: set[str]) -> dict[str, Any]:
@@ -251,8 +285,30 @@ def read_mapping(path: Path, keys: set[str]) -> dict[str, Any]:
     return content
 
 
-def _set(values: dict[str, Any], schema: dict[str, Parameter], given: dict[str, Any], where: str) -> None:
-    check_names(given, list(schema), "parameter", where)
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ParameterError(f"{where}: expected a mapping `name: value`, found {content!r}.")
+    return content
+
+
+def _check_entry(name: Any, entry: Any, where: str) -> None:
+    """Refuse an entry of `stages:` that is not in the form of `params/study.yaml`."""
+    if not STAGE_NAME.fullmatch(str(name)) or name == "all":
+        raise ParameterError(f"{where}: a stage's name is lower-case letters, digits and underscores, and not `all`.")
+    check_names(_mapping(entry, where), sorted(STAGE_KEYS), "key", where)
+    if not isinstance(entry.get("notebook"), str):
+        raise ParameterError(f"{where}: `notebook` must name a file in notebooks/, without .ipynb.")
+    for key in ("needs", "datasets", "optional_datasets", "files", "claims"):
+        if not isinstance(entry.get(key) or [], list):
+            raise ParameterError(f"{where}: `{key}` must be a list, found {entry[key]!r}.")
+    if entry.get("after") not in (None, "all") and not isinstance(entry["after"], list):
+        raise ParameterError(f"{where}: `after` must be a list of stages or `all`, found {entry['after']!r}.")
+    if type(entry.get("threads", 1)) is not int or type(entry.get("gpu", False)) is not bool:
+        raise ParameterError(f"{where}: `threads` must be a number and `gpu` true or false.")
+
+
+def _set(values: dict[str, Any], schema: dict[str, Parameter], given: Any, where: str) -> None:
+    check_names(_mapping(given, where), sorted(set(schema) - RUNNER_PARAMETERS), "parameter", where)
     for key, value in given.items():
         values[key] = schema[key].check(value, where)
 
@@ -260,13 +316,14 @@ def _set(values: dict[str, Any], schema: dict[str, Parameter], given: dict[str, 
 def _apply_profile(
     values: dict[str, dict[str, Any]], schemas: dict[str, dict[str, Parameter]], settings: dict[str, Any], where: str
 ) -> None:
-    common = dict(settings.get("common") or {})
+    common = dict(_mapping(settings.get("common") or {}, f"{where}, common"))
     if "data" in settings:
         common["data"] = settings["data"]
-    check_names(common, sorted({key for schema in schemas.values() for key in schema}), "common parameter", where)
+    known = {key for schema in schemas.values() for key in schema} - RUNNER_PARAMETERS
+    check_names(common, sorted(known), "common parameter", where)
     for name, schema in schemas.items():
         _set(values[name], schema, {key: value for key, value in common.items() if key in schema}, where)
-    own = settings.get("stages") or {}
+    own = _mapping(settings.get("stages") or {}, f"{where}, stages")
     check_names(own, list(schemas), "stage", where)
     for name, given in own.items():
         _set(values[name], schemas[name], given or {}, f"{where}, stage {name}")
@@ -282,7 +339,7 @@ def _apply_overrides(
         if not (equals and dot and stage and key):
             raise ParameterError(f"{where}: expected stage.name=value.")
         check_names([stage], list(schemas), "stage", where)
-        check_names([key], list(schemas[stage]), "parameter", where)
+        check_names([key], sorted(set(schemas[stage]) - RUNNER_PARAMETERS), "parameter", where)
         values[stage][key] = schemas[stage][key].parse(value, where)
 
 
@@ -302,8 +359,8 @@ def _stage(name: str, entry: dict[str, Any], parameters: dict[str, Any], all_nam
         optional_datasets=tuple(entry.get("optional_datasets") or ()),
         files=tuple(paths.project_root() / file for file in entry.get("files") or ()),
         claims=tuple(entry.get("claims") or ()),
-        threads=int(entry.get("threads", 1)),
-        gpu=bool(entry.get("gpu", False)),
+        threads=entry.get("threads", 1),
+        gpu=entry.get("gpu", False),
     )
 
 
@@ -327,6 +384,10 @@ def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         changed = _changed_keys(then.get(part) or {}, now[part])
         if changed:
             reasons.append(f"{label}: {', '.join(changed)}")
+    if then.get("python") != now["python"]:
+        reasons.append(f"Python {then.get('python')} → {now['python']}")
+    if then.get("claims") != now["claims"]:
+        reasons.append("it owes other claims")
     before, after = then.get("parameters") or {}, now["parameters"]
     for key in _changed_keys(before, after):
         reasons.append(f"parameter {key}: {before.get(key)!r} → {after.get(key)!r}")

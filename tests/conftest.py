@@ -118,9 +118,9 @@ class SmallStudy:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
         )
 
-    def status(self) -> dict[str, str]:
+    def status(self, *words: str) -> dict[str, str]:
         """State of each stage, as the status command prints it: `done`, `will run`, …, with the reason after it."""
-        shown = self.command("status", "smoke")
+        shown = self.command("status", "smoke", *words)
         assert shown.returncode == 0, shown.stderr
         return {line.split()[0]: line.split(maxsplit=1)[1] for line in shown.stdout.splitlines()}
 

@@ -90,4 +90,6 @@ def test_bootstrap_is_seeded_and_leaves_out_nan():
 
 def test_bootstrap_needs_two_clusters():
     with pytest.raises(InputError, match="at least two"):
-        metrics.bootstrap_mean([1, 2, 3], ["one"] * 3, seed=0)
+        metrics.cluster_bootstrap(lambda rows: 0.0, ["one"] * 3, seed=0)
+    mean, low, high = metrics.bootstrap_mean([1, 2, 3], ["one"] * 3, seed=0)
+    assert mean == 2 and np.isnan(low) and np.isnan(high)

@@ -124,6 +124,25 @@ def test_an_upstream_stage_must_be_finished(stage):
     assert stage.upstream("ct_projection") == first
 
 
+def test_an_upstream_stage_of_other_data_is_refused(stage):
+    first = stage.profile_dir / "ct_projection"
+    first.mkdir()
+    (first / "run.json").write_text('{"status": "done", "parameters": {"data": "real"}}')
+    with pytest.raises(CovidcxrError, match="works on phantom:smoke, but .* was made from real"):
+        stage.upstream("ct_projection")
+
+
+def test_finished_results_are_not_opened_again(stage):
+    (stage.folder / "run.json").write_text('{"status": "done"}')
+    with pytest.raises(InputError, match="would be lost"):
+        results.open_stage("start_here", str(stage.folder), data="phantom:smoke", seed=7)
+
+
+def test_an_interval_that_can_not_be_had_is_none(stage):
+    stage.number("share", 0.1, what="a share", n=1, ci=(float("nan"), float("nan")), ci_method="bootstrap")
+    assert content(stage)["numbers"][0]["ci"] is None
+
+
 def test_a_running_stage_finds_its_upstream_beside_the_finished_ones(tmp_path):
     running = results.open_stage("second", str(tmp_path / "demo" / ".partial" / "second"), data="real", seed=0)
     assert running.profile_dir == tmp_path / "demo"

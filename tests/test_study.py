@@ -14,8 +14,10 @@ from conftest import ROOT
 ALL_DONE = {"first": "done", "second": "done", "alone": "done"}
 
 
-def states(study) -> dict[str, str]:
-    return {stage: re.match(r"done|will run|no data|blocked|failed", state)[0] for stage, state in study.status().items()}
+def states(study, *words: str) -> dict[str, str]:
+    """First words of what the status command says of each stage."""
+    known = r"done|will run|no data|blocked|failed|running"
+    return {stage: re.match(known, state)[0] for stage, state in study.status(*words).items()}
 
 
 def run(study, *words: str):
@@ -101,12 +103,42 @@ def test_chosen_stages_run_with_what_they_need_and_force_runs_again(small_study)
     assert changed["first"] == records["first"] and changed["second"] != records["second"]
 
 
-def test_parameters_file_repeats_a_stage_by_hand(small_study):
+def test_parameters_file_repeats_a_stage_by_hand_beside_the_study(small_study):
     run(small_study, "alone", "--set", "alone.number=3")
     folder = small_study.outputs / "alone"
-    words = [small_study.root / "notebooks" / "alone.ipynb", folder.parent / "by_hand.ipynb", "-f", folder / "params.yaml"]
+    kept = (folder / "results.json").read_bytes()
+    words = [small_study.root / "notebooks" / "alone.ipynb", small_study.root / "again.ipynb", "-f", folder / "params.yaml"]
     subprocess.run([sys.executable, "-m", "papermill", *words], env=small_study.environment, check=True, capture_output=True)
-    assert json.loads((folder / "results.json").read_text())["numbers"][0]["value"] == 3
+    repeated = json.loads((small_study.outputs / ".by_hand" / "alone" / "results.json").read_text())
+    assert repeated["numbers"][0]["value"] == 3
+    assert (folder / "results.json").read_bytes() == kept
+
+
+def test_results_that_were_changed_are_no_longer_believed(small_study):
+    run(small_study, "alone")
+    path = small_study.outputs / "alone" / "results.json"
+    path.write_text(path.read_text().replace('"value": 1.0', '"value": 2.0'))
+    assert small_study.status()["alone"] == "will run  its results.json was changed or removed"
+    run(small_study, "alone")
+    assert states(small_study)["alone"] == "done"
+
+
+def test_values_reach_the_notebook_as_they_were_given(small_study):
+    odd = """a\\b "c" 'd' {e} $HOME `f` ü; # g"""
+    run(small_study, "alone", "--set", f"alone.data={odd}")
+    assert small_study.record("alone")["parameters"]["data"] == odd
+    assert json.loads((small_study.outputs / "alone" / "results.json").read_text())["source"] == odd
+
+
+def test_files_and_claims_that_a_stage_hangs_on(small_study):
+    small_study.write("params/list.txt", "one")
+    small_study.write("params/study.yaml", "stages: {alone: {notebook: alone, files: [params/list.txt]}}")
+    run(small_study)
+    small_study.write("params/list.txt", "two")
+    assert small_study.status()["alone"] == "will run  file changed: params/list.txt"
+    run(small_study)
+    small_study.write("params/study.yaml", "stages: {alone: {notebook: alone, files: [params/list.txt], claims: [paper.number]}}")
+    assert small_study.status()["alone"] == "will run  it owes other claims"
 
 
 def test_an_executor_plugin_runs_stages_as_jobs_of_a_cluster(small_study):
@@ -126,6 +158,7 @@ def test_an_executor_plugin_runs_stages_as_jobs_of_a_cluster(small_study):
     (["run", "smoke", "--set", "first.number=two"], "number must be float, got 'two'"),
     (["run", "smoke", "--set", "first.crash=1"], "crash must be bool, got 1"),
     (["run", "smoke", "--set", "first"], "expected stage.name=value"),
+    (["run", "smoke", "--set", "first.stage_dir=/elsewhere"], "unknown parameter 'stage_dir'"),
     (["status", "smoke", "--set", "frist.number=2"], "Did you mean 'first'"),
 ])
 def test_wrong_words_are_refused_before_a_kernel_starts(small_study, words, message):
@@ -141,6 +174,12 @@ def test_wrong_words_are_refused_before_a_kernel_starts(small_study, words, mess
     ("params/smoke.yaml", "{stages: {first: {numbr: 1}}}", "Did you mean 'number'"),
     ("params/smoke.yaml", "{stage: {}}", "unknown key 'stage'. Did you mean 'stages'"),
     ("params/smoke.yaml", "{", "can't be read as YAML"),
+    ("params/smoke.yaml", "{common: 5}", "params/smoke.yaml, common: expected a mapping"),
+    ("params/smoke.yaml", "{stages: {first: 3}}", "stage first: expected a mapping"),
+    ("params/study.yaml", "{stages: {all: {notebook: first}}}", "and not `all`"),
+    ("params/study.yaml", "{stages: {first: {}}}", "`notebook` must name a file"),
+    ("params/study.yaml", "{stages: {first: {notebook: first, needs: alone}}}", "`needs` must be a list"),
+    ("params/study.yaml", "{stages: {first: {notebook: first, threads: two}}}", "`threads` must be a number"),
     ("params/study.yaml", "{stages: {first: {notebook: frist}}}", "frist.ipynb is not there"),
     ("params/study.yaml", "{stages: {first: {notebook: first, need: [second]}}}", "unknown key 'need'. Did you mean 'needs'"),
     ("params/study.yaml", "{stages: {first: {notebook: first, needs: [first]}}}", "need each other in a circle"),
@@ -169,12 +208,26 @@ def test_an_error_in_a_cell_is_told_with_its_place_and_nothing_is_lost(small_stu
     assert "if crash: raise ValueError" in failed.stderr, "the traceback's last lines show the code"
     assert "python -m covidcxr run smoke first --set first.crash=true" in failed.stderr
     assert (small_study.outputs / "first" / "notebook.failed.ipynb").is_file()
-    assert states(small_study) == {"first": "failed", "second": "will run", "alone": "done"}
+    assert states(small_study, "--set", "first.crash=true") == {"first": "failed", "second": "will run", "alone": "done"}
     assert (small_study.outputs / "first" / "results.json").read_text() == kept
 
-    run(small_study)
-    assert states(small_study) == ALL_DONE
+    records = small_study.records()
+    assert "nothing to do" in run(small_study).stderr, "with the old value the old results are today's again"
+    assert states(small_study) == ALL_DONE and small_study.records() == records
+    run(small_study, "first", "--force", "first")
     assert not (small_study.outputs / "first" / "notebook.failed.ipynb").exists()
+
+
+def test_what_runs_over_whatever_has_finished_runs_after_a_failure(small_study):
+    study = (small_study.root / "params" / "study.yaml").read_text() + "  last: {notebook: last, after: all}\n"
+    small_study.write("params/study.yaml", study)
+    small_study.notebook("last", ["stage.finish()"])
+    failed = small_study.command("run", "smoke", "--keep-going", "--set", "first.crash=true")
+    assert failed.returncode == 1
+    assert small_study.record("last")["status"] == "done"
+    assert "first runs before it" in small_study.status()["last"], "and again when what failed is mended"
+    run(small_study)
+    assert states(small_study) == {**ALL_DONE, "last": "done"}
 
 
 def test_a_killed_kernel_is_told_as_such(small_study):
@@ -202,16 +255,27 @@ def test_a_notebook_that_does_not_record_what_it_owes_has_failed(small_study, ce
 def test_a_stage_without_data_ends_and_blocks_only_what_needs_it(small_study):
     small_study.write("params/study.yaml", """
         stages:
-          first: {notebook: first, claims: [paper.number], datasets: [mosmeddata], params: {data: real}}
-          second: {notebook: second, needs: [first]}
+          first: {notebook: first, claims: [paper.number], datasets: [tables], params: {data: real}}
+          second: {notebook: second, needs: [first], params: {data: real}}
           alone: {notebook: alone}
     """)
     (small_study.root / "params" / "datasets.yaml").symlink_to(ROOT / "params" / "datasets.yaml")
+    there, away = small_study.data / "tables", small_study.root / "unplugged"
+    there.mkdir()
+    (there / "covid-severity-scores.csv").write_text("filename,geographic_mean,opacity_mean\na.png,1,2\n")
+    run(small_study)
+    records = small_study.records()
+
+    there.rename(away)
     done = run(small_study)
     assert "first: no-data" in done.stderr and "second: blocked" in done.stderr
     assert states(small_study) == {"first": "no data", "second": "blocked", "alone": "done"}
-    assert "mosmeddata" in small_study.status()["first"]
+    assert "tables" in small_study.status()["first"] and "To get it: " in small_study.status()["first"]
     assert "nothing to do" in run(small_study).stderr, "nothing has changed, nothing is tried again"
+
+    away.rename(there)
+    assert "started" not in run(small_study).stderr, "results come back with their data"
+    assert states(small_study) == ALL_DONE and small_study.records() == records
 
 
 def test_a_killed_engine_is_resumed_and_leaves_no_process(small_study):
@@ -242,15 +306,27 @@ def test_an_interrupted_run_says_so_and_can_go_on(small_study):
     assert states(small_study)["first"] == "will run"
 
 
+def test_a_run_that_is_told_to_end_stops_its_stages(small_study):
+    small_study.notebook("first", ["time.sleep(600)"])
+    engine = small_study.start("run", "smoke", "first")
+    wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
+    os.kill(engine.pid, signal.SIGTERM)
+    text = engine.communicate()[0]
+    assert engine.returncode == 130 and "Traceback" not in text and "goes on where this one stopped" in text
+    wait_for(lambda: not processes_of(small_study))
+    assert states(small_study)["first"] == "will run"
+
+
 def test_two_runs_of_one_profile_at_once_are_refused(small_study):
     small_study.notebook("first", ["time.sleep(600)"])
     engine = small_study.start("run", "smoke", "first")
     wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
     second = small_study.command("run", "smoke", "alone")
+    assert states(small_study)["first"].startswith("running")
     os.killpg(engine.pid, signal.SIGKILL)
     engine.communicate()
     assert second.returncode == 2
-    assert f"is being run already by process {engine.pid}" in second.stderr
+    assert f"Profile smoke is being run already by process {engine.pid}" in second.stderr
 
 
 def test_outputs_that_can_not_be_written_are_named(small_study):
@@ -299,6 +375,19 @@ def test_a_complete_run_that_was_stopped_before_its_last_rename_is_kept(small_st
     assert states(small_study)["alone"] == "will run"
     run(small_study, "alone")
     assert states(small_study)["alone"] == "done" and os.stat(done / "run.json").st_ino == record
+    os.replace(done, small_study.outputs / ".partial" / "alone")
+    run(small_study, "alone", "--force", "alone")
+    assert os.stat(done / "run.json").st_ino != record, "forced is forced"
+
+
+def test_checkpoints_stay_for_the_same_attempt_only(small_study):
+    look = "print('found:', os.path.exists('checkpoints')); os.makedirs('checkpoints', exist_ok=True)"
+    small_study.notebook("alone", [look, "if number < 3: raise ValueError('as asked')", "stage.finish()"])
+    seen = []
+    for number in ("1", "1", "2"):
+        assert small_study.command("run", "smoke", "alone", "--set", f"alone.number={number}").returncode == 1
+        seen.append("found: True" in (small_study.outputs / "alone" / "notebook.failed.ipynb").read_text())
+    assert seen == [False, True, False]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "don', '{"status": 3}'])
