@@ -242,7 +242,7 @@ def test_everything_imported_is_declared():
         codes[file] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     declared = {canonicalize_name(Requirement(line).name) for line in sum(EXTRAS.values(), PROJECT["dependencies"])}
     providers = packages_distributions()
-    own = {"covidcxr", *(file.stem for file in codes if file.suffix == ".py")}
+    own = {"covidcxr", *(file.stem for file in codes if file.suffix == ".py"), *(file.parent.name for file in codes)}
     undeclared = {
         f"{file.relative_to(ROOT)}: {name}"
         for file, code in codes.items()

@@ -165,6 +165,16 @@ def test_roi_align_of_a_ramp_is_the_ramp(samples):
     np.testing.assert_allclose(pooled, expected, atol=2e-5)
 
 
+def test_roi_align_of_a_mirrored_map_is_mirrored():
+    maps = np.random.default_rng(4).random((1, 12, 16, 3), dtype="float32")
+    boxes = random_boxes(20, 7, side=40)[None]
+    mirrored = np.stack([64 - boxes[..., 2], boxes[..., 1], 64 - boxes[..., 0], boxes[..., 3]], axis=-1)
+    plain = number(roi_align([maps], [4], boxes, 7, aligned=True))
+    np.testing.assert_allclose(
+        number(roi_align([maps[:, :, ::-1]], [4], mirrored, 7, aligned=True))[..., ::-1, :], plain, atol=1e-5
+    )
+
+
 def test_regions_take_their_own_level_and_image():
     # Every level of every image is constant, so the pooled value tells where it came from.
     maps = [np.full((2, 64 >> k, 64 >> k, 1), k, "float32") + np.array([0, 10], "float32")[:, None, None, None] for k in range(4)]

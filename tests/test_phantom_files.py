@@ -126,7 +126,7 @@ def test_a_cohort_left_half_made_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("COVIDCXR_CACHE", str(tmp_path))
     spec = CohortSpec.from_dict({**TINY.as_dict(), "covid": (0, 0), "volumes": {}})
     monkeypatch.setitem(SIZES, "tiny", spec)
-    left = tmp_path / "phantom" / f".tiny-{phantom.fingerprint(spec)}.making"
+    left = tmp_path / "phantom" / f".tiny-{phantom.fingerprint(spec)}.123.making"
     left.mkdir(parents=True)
     (left / "half.png").write_text("torn")
     folder = phantom.ensure_cohort("tiny")

@@ -11,6 +11,7 @@ from keras import ops
 from covidcxr.errors import InputError
 from covidcxr.maskrcnn import heads, losses
 from covidcxr.maskrcnn.anchors import cell_anchors, grid_anchors
+from covidcxr.maskrcnn.batches import check_batch
 from covidcxr.maskrcnn.detections import detect
 from covidcxr.maskrcnn.masks import mask_targets
 from covidcxr.maskrcnn.necks import fpn
@@ -184,6 +185,27 @@ class MaskRCNN(keras.Model):
         reduce, factor = {"sum": (ops.sum, 0.5), "mean": (ops.mean, 1.0)}[self.settings.weight_decay.form]
         weights = [v for v in self.trainable_variables if v.name not in ("gamma", "beta")]
         return self.settings.weight_decay.factor * factor * sum(reduce(ops.square(w)) for w in weights)
+
+    def fit(self, x=None, *args, **kwargs):
+        """As `keras.Model.fit`; arrays are checked first (`batches.check_batch`)."""
+        self.check(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; arrays are checked first."""
+        self.check(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`; arrays are checked first."""
+        self.check(x)
+        return super().predict(x, *args, **kwargs)
+
+    def check(self, x):
+        """Raises InputError for arrays that are not fit; what makes batches one by one is taken as it is."""
+        x = {"images": x} if isinstance(x, np.ndarray) else x
+        if isinstance(x, dict) and all(isinstance(value, np.ndarray) for value in x.values()):
+            check_batch(x, self.settings)
 
     def get_config(self):
         return {**super().get_config(), "settings": self.settings.to_dict(), "seed": self.seed}
