@@ -89,7 +89,7 @@ class Stage:
         }
 
     def upstream(self, name: str) -> Path:
-        """Folder of a finished stage of the same profile; in an interactive session, of the demo or smoke profile.
+        """Folder of a finished stage of the same profile; in an interactive session, of one run by hand, or of demo or smoke.
 
         Raises:
             CovidcxrError: it is not finished, or was made from other data; the message says which command mends it.
@@ -97,13 +97,12 @@ class Stage:
         candidates = [self.profile_dir / name]
         if self.profile_dir.name == INTERACTIVE:
             candidates += [paths.outputs_dir() / profile / name for profile in FALLBACK_PROFILES]
-        done = [folder for folder in candidates if read_record(folder).get("status") == "done"]
-        others = {folder: (read_record(folder).get("parameters") or {}).get("data", self.data) for folder in done}
-        for folder, data in others.items():
+        finished = {folder: data for folder in candidates if (data := _finished_data(folder))}
+        for folder, data in finished.items():
             if data == self.data:
                 return folder
-        if others:
-            folder, data = next(iter(others.items()))
+        if finished:
+            folder, data = next(iter(finished.items()))
             raise CovidcxrError(
                 f"Stage {self.name} works on {self.data}, but {folder} was made from {data}. Give both the same `data`."
             )
@@ -252,6 +251,18 @@ def read_record(stage_folder: Path, name: str = "run.json") -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _finished_data(folder: Path) -> str | None:
+    """The `data` parameter behind a stage's finished results; None where there are none.
+
+    A stage of a profile is finished when its completion record says so; one run by hand when its notebook has reached its end.
+    """
+    if folder.parent.name != INTERACTIVE:
+        record = read_record(folder)
+        return (record.get("parameters") or {}).get("data") if record.get("status") == "done" else None
+    written = read_record(folder, "results.json")
+    return written.get("source") if written.get("finished") is True else None
 
 
 def _name(name: str) -> str:

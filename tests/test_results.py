@@ -120,7 +120,7 @@ def test_an_upstream_stage_must_be_finished(stage):
     (first / "run.json").write_text('{"status": "no-data"}')
     with pytest.raises(CovidcxrError, match="has not finished"):
         stage.upstream("ct_projection")
-    (first / "run.json").write_text('{"status": "done"}')
+    (first / "run.json").write_text('{"status": "done", "parameters": {"data": "phantom:smoke"}}')
     assert stage.upstream("ct_projection") == first
 
 
@@ -154,8 +154,12 @@ def test_an_interactive_stage_takes_the_demo_for_upstream(tmp_path, monkeypatch)
     assert interactive.folder == tmp_path / "interactive" / "label_generation"
     done = tmp_path / "demo" / "ct_projection"
     done.mkdir(parents=True)
-    (done / "run.json").write_text('{"status": "done"}')
+    (done / "run.json").write_text('{"status": "done", "parameters": {"data": "phantom:demo"}}')
     assert interactive.upstream("ct_projection") == done
+    by_hand = results.open_stage("ct_projection", data="phantom:demo", seed=0)
+    assert interactive.upstream("ct_projection") == done, "not before its end"
+    by_hand.finish()
+    assert interactive.upstream("ct_projection") == by_hand.folder
 
 
 def test_a_folder_that_holds_a_phantom_is_a_phantom(tmp_path, phantom_smoke):
