@@ -1,0 +1,205 @@
+"""Reads weight files of PyTorch (.pth) and detectron2's model zoo (.pkl) without either, and without running what is in them.
+
+Both are pickles, which can name any function to be called. Here only the few names that build arrays are known; any other is an
+error. The result is {name: numpy array}, for `weights.load_state_dict`.
+"""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from covidcxr.errors import InputError
+
+# torch's storage classes, as little-endian numpy types. bfloat16 is read as the upper half of float32.
+STORAGES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "<u2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+}
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save wrote first before its files were zip archives (torch 1.6)
+NUMPY_PLACES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """A run of numbers in the file, by its key."""
+
+    kind: str
+    key: str
+    count: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage, in numbers, not bytes."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """All tensors of a weight file.
+
+    Args:
+        path: .pth or .pt of torch.save, old or new format, or .pkl of detectron2's zoo. Tensors may lie under "model" or
+            "state_dict"; what is not a tensor, such as a step number, is left out.
+
+    Raises:
+        InputError: the file is of another kind, is damaged, or wants something that is not an array; the message names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}.")
+    try:
+        if zipfile.is_zipfile(path):
+            content, load = _open_zip(path)
+        else:
+            with path.open("rb") as file:
+                content, load = _open_pickle(file)
+        for key in ("model", "state_dict"):
+            if isinstance(content, dict) and isinstance(content.get(key), dict):
+                content = content[key]
+        if not isinstance(content, dict):
+            raise InputError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
+        tensors = {str(name): _array(value, load) for name, value in content.items() if isinstance(value, _Tensor | np.ndarray)}
+    except InputError as error:
+        raise InputError(f"{path} is not read: {error}.") from None
+    # A damaged pickle fails in any of these ways.
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+    ) as error:
+        raise InputError(
+            f"{path} is damaged, or no weight file of PyTorch or detectron2: {type(error).__name__}: {error}."
+        ) from error
+    if not tensors:
+        raise InputError(f"{path} holds no tensors.")
+    return tensors
+
+
+def _array(value, load):
+    if isinstance(value, np.ndarray):
+        return value
+    numbers = load(value.storage)
+    last = value.offset + sum((n - 1) * s for n, s in zip(value.shape, value.strides, strict=True))
+    if 0 in value.shape:
+        return np.zeros(value.shape, numbers.dtype)
+    if value.offset < 0 or min(value.strides, default=0) < 0 or last >= len(numbers):
+        raise InputError(f"a tensor of shape {value.shape} reaches beyond its storage of {len(numbers)} numbers")
+    strides = [s * numbers.itemsize for s in value.strides]
+    return np.lib.stride_tricks.as_strided(numbers[value.offset :], value.shape, strides).copy()
+
+
+def _numbers(data, storage):
+    kind = STORAGES[storage.kind]
+    if len(data) != storage.count * np.dtype(kind).itemsize:
+        raise InputError(
+            f"storage {storage.key} has {len(data)} bytes, not {storage.count} numbers of {kind}: the file is cut off"
+        )
+    numbers = np.frombuffer(data, kind)
+    if storage.kind == "BFloat16Storage":
+        return (numbers.astype("<u4") << 16).view("<f4")
+    return numbers
+
+
+def _open_zip(path):
+    """The newer format: an archive of `data.pkl` and one file per storage."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise InputError("it is an archive, but not one of torch.save")
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+            raise InputError("its numbers are big-endian")
+        content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+
+    def load(storage):
+        with zipfile.ZipFile(path) as archive:
+            return _numbers(archive.read(f"{folder}data/{storage.key}"), storage)
+
+    return content, load
+
+
+def _open_pickle(file):
+    """The older format of torch.save, several pickles and then the storages, or a plain pickle of numpy arrays."""
+    content = _Unpickler(file).load()
+    if content != LEGACY_MAGIC:
+        return content, None
+    for _ in range(2):  # protocol version, properties of the machine
+        _Unpickler(file).load()
+    reader = _Unpickler(file)
+    content = reader.load()
+    loaded = {}
+    for key in _Unpickler(file).load():
+        storage = reader.storages[key]
+        if int.from_bytes(file.read(8), "little") != storage.count:
+            raise InputError(f"storage {key} is not of the length announced")
+        size = storage.count * np.dtype(STORAGES[storage.kind]).itemsize
+        loaded[key] = _numbers(file.read(size), storage)
+    return content, lambda storage: loaded[storage.key]
+
+
+def _tensor(storage, offset, shape, strides, *_):
+    """Stands for torch._utils._rebuild_tensor_v2."""
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _parameter(tensor, *_):
+    """Stands for torch._utils._rebuild_parameter."""
+    return tensor
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names that make up arrays, and no others."""
+
+    def __init__(self, file):
+        super().__init__(file, encoding="latin1")  # the zoo's files were written by Python 2
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _parameter
+        if module == "torch" and name in STORAGES:
+            return name
+        if module in NUMPY_PLACES and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if module in NUMPY_PLACES and name in ("_reconstruct", "scalar", "_frombuffer"):
+            return getattr(np._core.numeric if name == "_frombuffer" else np._core.multiarray, name)
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
+        raise InputError(f"it wants {module}.{name}, which is not needed for weights and is not run")
+
+    def persistent_load(self, pid):
+        kind, storage_class, key, _, count = pid[:5]
+        if kind != "storage" or storage_class not in STORAGES:
+            raise InputError(f"it refers to a {kind}, which is not known")
+        return self.storages.setdefault(str(key), _Storage(storage_class, str(key), int(count)))
+
+
+def _encode(text, encoding):
+    """Bytes that pickle of Python 3 wrote in the protocol of Python 2."""
+    return text.encode("latin1") if encoding == "latin1" else text.encode("utf-8")
