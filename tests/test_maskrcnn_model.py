@@ -1,0 +1,255 @@
+"""The model as a whole: training, prediction, files, precision, weights of other class counts."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from peer_fixtures import peer_weights as peer
+
+from covidcxr.errors import InputError
+from covidcxr.maskrcnn.batches import batch, boxes_of_masks
+from covidcxr.maskrcnn.masks import paste_masks
+from covidcxr.maskrcnn.model import LOSSES, MaskRCNN
+from covidcxr.maskrcnn.presets import gaikwad2020, ramesh2021, ramesh2021_optimizer
+from covidcxr.maskrcnn.settings import (
+    Anchors,
+    Detections,
+    Proposals,
+    ProposalTraining,
+    Regions,
+    RegionTraining,
+    Settings,
+    WeightDecay,
+)
+from covidcxr.maskrcnn.weights import load_state_dict, our_name, variables_of
+from covidcxr.models.resnet import ResNet
+
+JIT = keras.backend.backend() != "tensorflow"  # compiling takes TensorFlow longer than these few steps
+SMALL = Settings(
+    backbone=ResNet(18, norm="batch"),
+    anchors=Anchors(((8,), (16,), (32,), (64,), (128,))),
+    proposals=Proposals(64, 32),
+    proposal_training=ProposalTraining(samples=64),
+    regions=Regions(mask_size=7),  # masks of 14 x 14, a quarter of the work
+    region_training=RegionTraining(samples=16, positive_fraction=0.5),
+    detections=Detections(most=10, candidates=32),
+    largest_instances=2,
+)
+
+
+def number(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def ellipses(count, side=64, seed=0):
+    """Pictures of one bright ellipse each, and what `batch` wants."""
+    rng, row, column = np.random.default_rng(seed), *np.mgrid[:side, :side]
+    images, objects = [], []
+    for _ in range(count):
+        half, (r, c) = rng.uniform(7, 14, 2), rng.uniform(16, side - 16, 2)
+        mask = ((row - r) / half[0]) ** 2 + ((column - c) / half[1]) ** 2 < 1
+        images.append(np.clip(0.3 + 0.4 * mask + 0.05 * rng.standard_normal(mask.shape), 0, 1).astype("float32"))
+        objects.append({"boxes": boxes_of_masks(mask[None]), "labels": np.ones(1, int), "masks": mask[None]})
+    return images, objects
+
+
+@pytest.fixture(scope="module")
+def learner():
+    """A small model that has seen 12 ellipses 12 times, and how its losses went."""
+    keras.utils.set_random_seed(0)
+    model = MaskRCNN(SMALL)
+    model.compile(optimizer=keras.optimizers.Adam(2e-4), jit_compile=JIT)
+    history = model.fit(batch(*ellipses(12), SMALL), batch_size=2, epochs=12, verbose=0).history
+    return model, history
+
+
+def test_losses_fall_and_unseen_ellipses_are_found(learner):
+    model, history = learner
+    assert history["loss"][-1] < 0.5 * history["loss"][0], history["loss"]
+    images, objects = ellipses(8, seed=1)
+    found = model.predict(np.stack(images)[..., None], batch_size=4, verbose=0)
+    overlaps = []
+    for i, own in enumerate(objects):
+        assert found["valid"][i, 0] and found["labels"][i, 0] == 1
+        pasted = paste_masks(found["masks"][i, :1], found["boxes"][i, :1], 64, 64)[0] >= 0.5
+        overlaps.append((pasted & own["masks"][0]).sum() / (pasted | own["masks"][0]).sum())
+    assert np.mean(overlaps) > 0.5, overlaps
+
+
+def test_outputs_have_one_shape_whatever_is_found(learner):
+    model, _ = learner
+    shapes = {"boxes": (10, 4), "scores": (10,), "labels": (10,), "valid": (10,), "masks": (10, 14, 14)}
+    empty = np.full((3, 64, 64, 1), 0.3, "float32")  # batches of 2 and 1
+    found = model.predict(empty, batch_size=2, verbose=0)
+    assert {key: value.shape for key, value in found.items()} == {key: (3, *shape) for key, shape in shapes.items()}
+    for key in ("boxes", "scores", "labels", "masks"):
+        assert not found[key][~found["valid"]].any()
+
+
+def test_grey_equals_rgb_and_padding_equals_nothing(learner):
+    model, _ = learner
+    image = np.stack(ellipses(1, seed=2)[0])[..., None]
+    plain = number(model(image)["boxes"])
+    np.testing.assert_allclose(number(model(np.repeat(image, 3, -1))["boxes"]), plain, atol=1e-3)
+    # Beyond its size an image does not count, whatever is there.
+    sizes = np.array([[50, 60]], "float32")
+    noisy = image.copy()
+    noisy[:, 50:], noisy[:, :, 60:] = 1.0, 0.5
+    ours, other = (number(model({"images": x, "sizes": sizes})["boxes"]) for x in (image, noisy))
+    np.testing.assert_array_equal(ours, other)
+    assert ours[..., 2].max() <= 60 and ours[..., 3].max() <= 50
+
+
+def test_evaluate_gives_the_five_losses_and_changes_nothing(learner):
+    model, _ = learner
+    before = [number(v) for v in model.weights if "seed" not in v.path]
+    logs = model.evaluate(batch(*ellipses(4, seed=3), SMALL), batch_size=4, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", *LOSSES} and np.isfinite(list(logs.values())).all()
+    for old, new in zip(before, [v for v in model.weights if "seed" not in v.path], strict=True):
+        np.testing.assert_array_equal(old, number(new))
+
+
+def test_images_without_objects_are_legal():
+    """All losses of a batch without any object are finite, those of objects 0, and a step leaves finite weights."""
+    keras.utils.set_random_seed(1)
+    model = MaskRCNN(SMALL)
+    images, _ = ellipses(2)
+    nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "masks": np.zeros((0, 64, 64), bool)}
+    x = batch(images, [nothing, nothing], SMALL)
+    model.compile(optimizer=keras.optimizers.SGD(0.01), jit_compile=JIT)
+    logs = model.fit(x, batch_size=2, verbose=0).history
+    assert logs["rpn_box_loss"] == logs["box_loss"] == logs["mask_loss"] == [0.0]
+    assert logs["rpn_class_loss"][0] > 0 and logs["class_loss"][0] > 0
+    assert all(np.isfinite(number(v)).all() for v in model.weights)
+
+
+def test_a_saved_model_predicts_the_same(learner, tmp_path):
+    model, _ = learner
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.settings == model.settings
+    image = np.stack(ellipses(2, seed=4)[0])[..., None]
+    for key, value in model(image).items():
+        np.testing.assert_array_equal(number(again(image)[key]), number(value))
+
+
+def test_mixed_precision_keeps_boxes_in_float32():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = MaskRCNN(SMALL)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.backbone.get_layer("stem_conv").compute_dtype == "bfloat16"
+    x = batch(*ellipses(2), SMALL)
+    found = model(x["images"])
+    assert {keras.backend.standardize_dtype(found[key].dtype) for key in ("boxes", "scores", "masks")} == {"float32"}
+    losses = model(x, training=True)
+    assert all(keras.backend.standardize_dtype(v.dtype) == "float32" and np.isfinite(float(v)) for v in losses.values())
+
+
+def test_weight_decay_is_what_it_says():
+    model = MaskRCNN(SMALL)
+    weights = [number(v) for v in model.trainable_variables if v.name in ("kernel", "bias")]
+    x = batch(*ellipses(2), SMALL)
+    parts = dict.fromkeys(LOSSES, 1.0)
+    for form, expected in (("sum", sum((w**2).sum() for w in weights) / 2), ("mean", sum((w**2).mean() for w in weights))):
+        model.settings = Settings(backbone=SMALL.backbone, weight_decay=WeightDecay(1e-2, form))
+        np.testing.assert_allclose(float(model.compute_loss(x, y_pred=parts)), 5 + 1e-2 * expected, rtol=1e-4)
+        assert float(model.compute_loss(x, y_pred=parts, training=False)) == 5
+
+
+def test_wrong_input_is_refused_before_it_is_used(learner):
+    model, _ = learner
+    with pytest.raises(InputError, match="multiples of 32"):
+        model(np.zeros((1, 60, 64, 1), "float32"))
+    with pytest.raises(InputError, match="masks missing"):
+        model({key: value for key, value in batch(*ellipses(1), SMALL).items() if key != "masks"})
+    with pytest.raises(InputError, match="image 1: all pixels are 0"):
+        model.predict(np.stack([np.full((64, 64, 1), 0.5), np.zeros((64, 64, 1))]).astype("float32"))
+    x = batch(*ellipses(2), SMALL)
+    x["boxes"][1, 0] = 5, 5, 5, 5
+    with pytest.raises(InputError, match=r"image 1, box 0 \(5, 5, 5, 5\): it is empty"):
+        model.fit(x)
+    with pytest.raises(InputError, match="the truth in x"):
+        model.fit(x["images"])
+
+
+@pytest.mark.parametrize(("backbone", "neck"), [("r50", "fpn"), ("r101", "c4"), ("r101", "dc5")])
+def test_rows_of_table_3_can_be_built(backbone, neck):
+    """With heads of detectron2's sizes; the other rows are built in test_maskrcnn_peers.py."""
+    keras.backend.clear_session()
+    settings = gaikwad2020(backbone, neck)
+    model = MaskRCNN(settings)
+    names = [layer.name for part in model.layers if isinstance(part, keras.Model) for layer in part.layers]
+    assert not any("." in name for name in names)
+    c4, channels = neck == "c4", {"fpn": 256, "c4": 1024, "dc5": 2048}[neck]
+    shapes = {key: tuple(variable.shape) for key, variable in variables_of(model).items()}
+    assert shapes["rpn_conv/kernel"] == (3, 3, channels, channels)
+    assert shapes["rpn_logits/bias"] == (3 if neck == "fpn" else 15,)
+    assert shapes["class_logits/kernel"] == (2048 if c4 else 1024, 4) and shapes["mask_logits/kernel"] == (1, 1, 256, 3)
+    assert ("box_fc1/kernel" in shapes) != c4
+    assert c4 or shapes["box_fc1/kernel"] == (49 * channels, 1024)
+    assert not any(v.path.split("/")[-2].startswith(("stem", "res2")) for v in model.trainable_variables)
+
+
+def test_ramesh2021_trains_with_its_optimizer():
+    settings = ramesh2021()
+    assert ramesh2021_optimizer().global_clipnorm == 5.0 and ramesh2021_optimizer().clipnorm is None
+    keras.backend.clear_session()
+    model = MaskRCNN(settings)
+    losses = model(batch(*ellipses(1, side=64), settings), training=True)
+    assert all(np.isfinite(float(value)) for value in losses.values())
+
+
+# weights
+
+
+@pytest.fixture(scope="module")
+def state():
+    spec, _ = peer.fixture("B_r18_fpn")
+    return peer.weights_for(spec)
+
+
+def test_weights_for_other_classes_are_skipped_and_told(state):
+    model = MaskRCNN(Settings(foreground_classes=3, backbone=ResNet(18)))
+    start = number(variables_of(model)["class_logits/kernel"])
+    extra = {"backbone.body.bn1.num_batches_tracked": np.zeros(()), "roi_heads.keypoint.weight": np.zeros(3)}
+    report = load_state_dict(model, state | extra, "torchvision")
+    heads = {f"{layer}/{kind}" for layer in ("class_logits", "box_deltas", "mask_logits") for kind in ("kernel", "bias")}
+    assert set(report.missing) == heads and report.unused == ["roi_heads.keypoint.weight"]
+    assert len(report.skipped) == len(heads) + 1 and len(report.loaded) + len(heads) == len(state)
+    text = str(report)
+    assert "roi_heads.box_predictor.cls_score.weight: it is for another number of classes: (512, 2), here (1024, 4)" not in text
+    assert "cls_score.weight: it is for another number of classes: (1024, 2), here (1024, 4)" in text
+    np.testing.assert_array_equal(number(variables_of(model)["class_logits/kernel"]), start)
+    kernel = state["backbone.body.conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(number(variables_of(model)["stem_conv/kernel"]), kernel)
+
+
+def test_another_architecture_is_refused_and_changes_nothing(state):
+    model = MaskRCNN(Settings(backbone=ResNet(50, norm="frozen")))
+    before = number(variables_of(model)["rpn_conv/kernel"])
+    with pytest.raises(InputError, match="another architecture"):
+        load_state_dict(model, state, "torchvision")
+    with pytest.raises(InputError, match="missing are .* Is it of the architecture fpn"):
+        load_state_dict(model, {k: v for k, v in state.items() if k.startswith("rpn")}, "torchvision")
+    with pytest.raises(InputError, match="torchvision, detectron2"):
+        load_state_dict(model, state, "caffe")
+    doubled = {"rpn.head.conv.weight": state["rpn.head.conv.0.0.weight"], **state}
+    with pytest.raises(InputError, match="Two tensors"):
+        load_state_dict(MaskRCNN(Settings(backbone=ResNet(18))), doubled, "torchvision")
+    np.testing.assert_array_equal(number(variables_of(model)["rpn_conv/kernel"]), before)
+    report = load_state_dict(model, {k: v for k, v in state.items() if k.startswith("rpn")}, "torchvision", allow_missing=True)
+    assert len(report.loaded) == 6 and "backbone" not in str(report.loaded) and "stem_conv/kernel" in report.missing
+
+
+def test_names_of_older_files_are_known():
+    """torchvision's published Mask R-CNN has the names of before its convolutions were put into sequences."""
+    assert our_name("rpn.head.conv.weight", "torchvision") == our_name("rpn.head.conv.0.0.weight", "torchvision")
+    for old, new in (
+        ("roi_heads.mask_head.mask_fcn2", "roi_heads.mask_head.1.0"),
+        ("fpn.inner_blocks.3", "fpn.inner_blocks.3.0"),
+    ):
+        old, new = (f"backbone.{n}" if n.startswith("fpn") else n for n in (old, new))
+        assert our_name(f"{old}.bias", "torchvision") == our_name(f"{new}.bias", "torchvision") is not None
+    assert our_name("backbone.body.fc.weight", "torchvision") is None
