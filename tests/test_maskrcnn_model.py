@@ -24,7 +24,7 @@ from covidcxr.maskrcnn.settings import (
 from covidcxr.maskrcnn.weights import load_state_dict, our_name, variables_of
 from covidcxr.models.resnet import ResNet
 
-JIT = keras.backend.backend() != "tensorflow"  # compiling takes TensorFlow longer than these few steps
+JIT = keras.backend.backend() == "jax"  # elsewhere compiling takes longer than these few steps
 SMALL = Settings(
     backbone=ResNet(18, norm="batch"),
     anchors=Anchors(((8,), (16,), (32,), (64,), (128,))),

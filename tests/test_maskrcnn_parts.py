@@ -12,11 +12,33 @@ from covidcxr.maskrcnn.losses import binary_crossentropy, crossentropy, mean_ove
 from covidcxr.maskrcnn.masks import mask_targets, paste_masks
 from covidcxr.maskrcnn.matcher import match
 from covidcxr.maskrcnn.nms import nms
-from covidcxr.maskrcnn.roi_align import pyramid_level, roi_align
+from covidcxr.maskrcnn.roi_align import pyramid_level
+from covidcxr.maskrcnn.roi_align import roi_align as roi_align_of_tensors
 from covidcxr.maskrcnn.sampler import most_positives, sample
 
 SPEC, UNITS = peer.fixture("E_units")
 number = ops.convert_to_numpy
+
+
+def of_tensors(function):
+    """`function`, given tensors for arrays, as the model gives them: torch does not mix the two."""
+
+    def call(*args, **kwargs):
+        tensors = (ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in args)
+        return function(*tensors, **kwargs)
+
+    return call
+
+
+clip, decode, encode, iou, take_rows = map(of_tensors, (clip, decode, encode, iou, take_rows))
+binary_crossentropy, crossentropy, mean_over = map(of_tensors, (binary_crossentropy, crossentropy, mean_over))
+mask_targets, match, nms, pyramid_level, sample = map(of_tensors, (mask_targets, match, nms, pyramid_level, sample))
+smooth_l1 = of_tensors(smooth_l1)
+
+
+def roi_align(maps, strides, boxes, *args, **kwargs):
+    maps = [ops.convert_to_tensor(level) for level in maps]
+    return roi_align_of_tensors(maps, strides, ops.convert_to_tensor(boxes), *args, **kwargs)
 
 
 def assert_equals_peer(ours, key):

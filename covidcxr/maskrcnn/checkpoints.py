@@ -4,6 +4,7 @@ Both are pickles, which can name any function to be called. Here only the few na
 error. The result is {name: numpy array}, for `weights.load_state_dict`.
 """
 
+import importlib
 import io
 import pickle
 import zipfile
@@ -188,7 +189,8 @@ class _Unpickler(pickle.Unpickler):
         if module in NUMPY_PLACES and name in ("ndarray", "dtype"):
             return getattr(np, name)
         if module in NUMPY_PLACES and name in ("_reconstruct", "scalar", "_frombuffer"):
-            return getattr(np._core.numeric if name == "_frombuffer" else np._core.multiarray, name)
+            place = "numpy._core.numeric" if name == "_frombuffer" else "numpy._core.multiarray"
+            return getattr(importlib.import_module(place), name)
         if (module, name) == ("_codecs", "encode"):
             return _encode
         raise InputError(f"it wants {module}.{name}, which is not needed for weights and is not run")

@@ -21,7 +21,7 @@ def mask_targets(masks, index, boxes, size, samples=2, aligned=False):
     objects, height, width = masks.shape[1:]
     table = ops.reshape(ops.cast(masks, "uint8"), (-1, 1))
     image = ops.arange(ops.shape(masks)[0], dtype="int32")[:, None]
-    first = (image * objects + index) * (height * width)
+    first = (image * objects + ops.cast(index, "int32")) * (height * width)
     heights, widths = ops.full_like(first, height), ops.full_like(first, width)
     return sample_regions(table, first, heights, widths, boxes, size, samples, aligned)[..., 0]
 

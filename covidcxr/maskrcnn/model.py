@@ -124,7 +124,8 @@ class MaskRCNN(keras.Model):
         """Anchors of each level: numpy (A, 4)."""
         a = self.settings.anchors
         cells = [cell_anchors(sizes, a.ratios, a.rounded) for sizes in a.sizes]
-        return [grid_anchors(c, *m.shape[1:3], stride) for c, m, stride in zip(cells, maps, self.strides, strict=True)]
+        grids = zip(cells, maps, self.strides, strict=True)
+        return [grid_anchors(cell, level.shape[1], level.shape[2], stride) for cell, level, stride in grids]
 
     def rpn_outputs(self, maps):
         """Logits (N, A) and deltas (N, A, 4) of each level."""

@@ -4,6 +4,8 @@ Marks: [paper] is printed in the paper; [matterport], [detectron2] are defaults 
 of the model zoo's `mask_rcnn_*` configurations; [ours] deviates, and says why.
 """
 
+from typing import Literal
+
 import keras
 
 from covidcxr.errors import ParameterError
@@ -90,7 +92,9 @@ def ramesh2021_optimizer() -> keras.optimizers.Optimizer:
     return keras.optimizers.SGD(0.001, momentum=0.9, global_clipnorm=5.0)
 
 
-def gaikwad2020(backbone: str = "r50", neck: str = "fpn", foreground_classes: int = 3) -> Settings:
+def gaikwad2020(
+    backbone: Literal["r50", "r101", "x101"] = "r50", neck: Literal["fpn", "c4", "dc5"] = "fpn", foreground_classes: int = 3
+) -> Settings:
     """gaikwad2020, Table 3: the configuration of detectron2's model zoo for a backbone and a neck.
 
     Of the network the paper prints only that name and the number of classes: everything is [detectron2] unless marked.
