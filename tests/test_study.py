@@ -295,24 +295,18 @@ def test_a_killed_engine_is_resumed_and_leaves_no_process(small_study):
     assert small_study.records()["first"] == first, "what was done stays"
 
 
-def test_an_interrupted_run_says_so_and_can_go_on(small_study):
+@pytest.mark.parametrize("stop", [
+    lambda engine: os.killpg(engine.pid, signal.SIGINT),  # Ctrl-C in a terminal reaches every process of the run
+    lambda engine: os.kill(engine.pid, signal.SIGINT),
+    lambda engine: os.kill(engine.pid, signal.SIGTERM),  # what a batch system sends
+])
+def test_a_run_that_is_told_to_end_stops_its_stages_and_can_go_on(small_study, stop):
     small_study.notebook("first", ["time.sleep(600)"])
     engine = small_study.start("run", "smoke", "first")
     wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
-    os.killpg(engine.pid, signal.SIGINT)
+    stop(engine)
     text = engine.communicate()[0]
-    assert engine.returncode != 0 and "Traceback" not in text, text
-    wait_for(lambda: not processes_of(small_study))
-    assert states(small_study)["first"] == "will run"
-
-
-def test_a_run_that_is_told_to_end_stops_its_stages(small_study):
-    small_study.notebook("first", ["time.sleep(600)"])
-    engine = small_study.start("run", "smoke", "first")
-    wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
-    os.kill(engine.pid, signal.SIGTERM)
-    text = engine.communicate()[0]
-    assert engine.returncode == 130 and "Traceback" not in text and "goes on where this one stopped" in text
+    assert engine.returncode == 130 and "Traceback" not in text and "goes on where this one stopped" in text, text
     wait_for(lambda: not processes_of(small_study))
     assert states(small_study)["first"] == "will run"
 
