@@ -5,6 +5,7 @@ A set's own module says which layouts it takes and makes the table (`_rows`); lo
 
 from __future__ import annotations
 
+import abc
 import difflib
 import functools
 from pathlib import Path
@@ -29,7 +30,7 @@ def united(masks) -> np.ndarray:
     return functools.reduce(lambda union, mask: np.logical_or(union, mask, out=union), masks)
 
 
-class Dataset:
+class Dataset(abc.ABC):
     """A data set in its folder. Made by `datasets.open`.
 
     Attributes:
@@ -59,9 +60,9 @@ class Dataset:
 
     # ---- table -------------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def _rows(self) -> list[dict]:
         """The cases found in the folder, one dict each (keys of `COLUMNS`, then the set's own)."""
-        raise NotImplementedError
 
     @property
     def _indexed(self) -> pandas.DataFrame:
@@ -214,7 +215,7 @@ class Dataset:
             return {}
         return (check_volume_case if is_volume(row["image"]) else check_picture_case)(self, row, report)
 
-    def _check_set(self, table, report) -> None:
+    def _check_set(self, table, report) -> None:  # noqa: B027 - optional: most sets have nothing to add
         """Checks across cases that only this set knows."""
 
     def _counts(self, table) -> dict[str, int]:
