@@ -19,8 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from covidcxr import paths
 from covidcxr.arithmetic import evaluate, half_unit, is_number, number
 from covidcxr.errors import InputError
@@ -178,10 +176,7 @@ def load(path: Path | None = None) -> Claims:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, _changed: int) -> Claims:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
+    content = paths.read_yaml(path)
     if not isinstance(content, dict) or set(content) != {"papers", "claims"}:
         raise InputError(f"{path} must hold a mapping with the keys papers and claims.")
     papers = {name: _paper(name, entry) for name, entry in _mapping(content["papers"], "papers").items()}

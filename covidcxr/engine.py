@@ -68,7 +68,8 @@ def run(
         if ONLY_PLANNING & set(extra):
             return said
         if keep_going and not said:  # what runs over whatever has finished does not wait for what failed
-            last = [stage for stage in _stale(plan.again(), stages, ()) if stage.after and not _has_failed(plan, stage)]
+            now = plan.again()
+            last = [stage for stage in _stale(now, stages, ()) if stage.after and now.state(stage).word != "failed"]
             if last:
                 _snakemake(plan, last, cores, keep_going, extra)
         now = plan.again()
@@ -87,14 +88,10 @@ def _stale(plan: Plan, stages: Sequence[Stage], force: Sequence[str]) -> list[St
     return todo
 
 
-def _has_failed(plan: Plan, stage: Stage) -> bool:
-    return plan.again().state(stage).word == "failed"
-
-
 def _prepare_data(todo: Sequence[Stage]) -> None:
     """Make the phantom cohort before the stages that read it start side by side."""
     readers = [stage for stage in todo if stage.datasets or stage.optional_datasets]
-    for size in sorted({stage.data.partition(":")[2] for stage in readers if stage.data.startswith("phantom:")}):
+    for size in sorted({stage.phantom_size for stage in readers} - {""}):
         from covidcxr import phantom
 
         phantom.ensure_cohort(size)

@@ -4,6 +4,10 @@ The command line prints these without a traceback and exits with 2; a stage that
 """
 
 
+import difflib
+from collections.abc import Iterable
+
+
 class CovidcxrError(Exception):
     """Base of the errors that a user can mend."""
 
@@ -31,3 +35,9 @@ class DataMissing(CovidcxrError, FileNotFoundError):
 
     def __str__(self) -> str:
         return self.args[0]
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """The words " Did you mean 'x'?" with the nearest of the known names, or nothing: to be put behind "unknown name …"."""
+    close = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

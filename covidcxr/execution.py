@@ -138,10 +138,9 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
     paths.write_atomically(partial / "params.yaml", yaml.safe_dump(by_hand, sort_keys=False))
     print(f"{stage.name}: started", file=sys.stderr, flush=True)
     try:
-        _run_notebook(plan, stage, partial, given)
+        written = _run_notebook(plan, stage, partial, given)
     except DataMissing as error:
         return _end_without_results(folder, record, "no-data", str(error))
-    written = json.loads((partial / "results.json").read_text(encoding="utf-8"))
     _export_html(partial)
     record |= {
         "seconds": round(time.time() - started, 1),
@@ -156,8 +155,8 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
     return record
 
 
-def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str, Any]) -> None:
-    """Execute the notebook and check that it ended.
+def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Execute the notebook, check that it ended, and return what it recorded.
 
     Raises:
         DataMissing: the notebook found that its data are not there.
@@ -195,11 +194,11 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
             stage.name, "the kernel died. It was killed, most often because memory ran out.",
             *_place(output, _last_started(output)), command=command,
         ) from None
-    _check_complete(stage, partial, command)
+    return _complete_results(stage, partial, command)
 
 
-def _check_complete(stage: Stage, partial: Path, command: str) -> None:
-    """Refuse a notebook that ended without finishing its record or without a claim that it owes."""
+def _complete_results(stage: Stage, partial: Path, command: str) -> dict[str, Any]:
+    """What the notebook recorded; refused when it has not finished its record or leaves out a claim that it owes."""
     try:
         written = json.loads((partial / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -216,6 +215,7 @@ def _check_complete(stage: Stage, partial: Path, command: str) -> None:
             stage.name, f"it read {', '.join(undeclared)}, which params/study.yaml does not name among its data sets: a change "
             "of these data would not be noticed. Add them to `optional_datasets`.", command=command,
         )
+    return written
 
 
 def _end_without_results(folder: Path, record: dict[str, Any], status: str, why: str) -> dict[str, Any]:

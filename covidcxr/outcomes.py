@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from covidcxr import claims as claims_module
 from covidcxr import paths
 from covidcxr.arithmetic import is_number
@@ -73,10 +71,7 @@ def read_study() -> dict[str, Any]:
         InputError: it can't be read or has no stages.
     """
     path = paths.params_dir() / "study.yaml"
-    try:
-        study = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} can't be read: {' '.join(str(error).split())}") from None
+    study = paths.read_yaml(path)
     if not isinstance(study, dict) or not isinstance(study.get("stages"), dict):
         raise InputError(f"{path} must hold a mapping with the key stages.")
     return study

@@ -12,7 +12,6 @@ of the types bool, int, float, str, list[...] of these, and Literal[...].
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from covidcxr.errors import ParameterError
+from covidcxr.errors import ParameterError, did_you_mean
 
 SCALARS = {"bool": bool, "int": int, "float": float, "str": str}
 TAG = "parameters"
@@ -49,7 +48,7 @@ class Parameter:
             choices = ast.literal_eval(node.slice)
             choices = choices if isinstance(choices, tuple) else (choices,)
             if not any(value == choice and type(value) is type(choice) for choice in choices):
-                hint = did_you_mean(str(value), [str(choice) for choice in choices])
+                hint = did_you_mean(value, choices)
                 raise ParameterError(f"{where}: {self.name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{hint}")
             return value
         if isinstance(node, ast.Subscript):
@@ -136,12 +135,7 @@ def check_names(names: Iterable[str], known: Iterable[str], what: str, where: st
     known = list(known)
     for name in names:
         if name not in known:
-            raise ParameterError(f"{where}: unknown {what} {name!r}.{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+            raise ParameterError(f"{where}: unknown {what} {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
 
 
 def _read_assignment(statement: ast.stmt, source: str, path: Path) -> Parameter:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from covidcxr.errors import CovidcxrError, InputError
 
@@ -59,6 +60,20 @@ def cache_dir() -> Path:
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file, as plain data.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    import yaml
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

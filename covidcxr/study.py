@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from covidcxr import claims, fingerprint, paths
-from covidcxr.errors import DataMissing, ParameterError
+from covidcxr.errors import DataMissing, InputError, ParameterError
 from covidcxr.parameters import Parameter, check_names, read_parameters
 from covidcxr.results import PARTIAL, read_record
 
@@ -53,6 +51,11 @@ class Stage:
     @property
     def data(self) -> str:
         return self.parameters.get("data", "")
+
+    @property
+    def phantom_size(self) -> str:
+        """Size of the phantom cohort that it works on; empty for other data."""
+        return self.data.removeprefix("phantom:") if self.data.startswith("phantom:") else ""
 
     @property
     def before(self) -> tuple[str, ...]:
@@ -230,10 +233,10 @@ class Plan:
         from covidcxr import datasets
 
         names = stage.datasets + stage.optional_datasets
-        if stage.data.startswith("phantom:"):
+        if stage.phantom_size:
             from covidcxr import phantom
 
-            size = stage.data.partition(":")[2]
+            size = stage.phantom_size
             check_names([size], list(phantom.SIZES), "phantom cohort", f"{stage.name}.data")
             return {"phantom": phantom.fingerprint(phantom.SIZES[size])} if names else {}
         found: dict[str, str | None] = {}
@@ -276,9 +279,9 @@ def read_mapping(path: Path, keys: set[str]) -> dict[str, Any]:
         ParameterError: it can't be read, is no mapping, or has an unknown key.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
+        content = paths.read_yaml(path)
+    except InputError as error:
+        raise ParameterError(str(error)) from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path} must hold a mapping with the keys {', '.join(sorted(keys))}.")
     check_names(content, sorted(keys), "key", path.name)

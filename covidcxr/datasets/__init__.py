@@ -12,13 +12,12 @@ Each set has one module of its own name here, and one entry in `params/datasets.
 a folder that holds one folder per set.
 """
 
-import difflib
 import functools
 from importlib import import_module
 from pathlib import Path
 
 from covidcxr import paths
-from covidcxr.errors import DataMissing, InputError, ParameterError
+from covidcxr.errors import DataMissing, InputError, ParameterError, did_you_mean
 
 # name of the set (= its folder, its module and its entry in params/datasets.yaml) -> class in that module
 CLASSES = {
@@ -40,9 +39,7 @@ PHANTOM_PREFIX = "phantom:"
 def check_name(name: str) -> str:
     """`name`, if it is a data set; else ParameterError with the nearest name."""
     if name not in CLASSES:
-        near = difflib.get_close_matches(str(name), NAMES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ParameterError(f"No data set is called {name!r}.{hint} There are: {', '.join(NAMES)}.")
+        raise ParameterError(f"No data set is called {name!r}.{did_you_mean(name, NAMES)} There are: {', '.join(NAMES)}.")
     return name
 
 
@@ -61,10 +58,9 @@ def data_root(data: str | Path) -> Path:
 
         size = str(data).partition(":")[2]
         if size not in phantom.SIZES:
-            near = difflib.get_close_matches(size, phantom.SIZES, n=1)
-            hint = f" Did you mean 'phantom:{near[0]}'?" if near else ""
-            sizes = ", ".join(PHANTOM_PREFIX + known for known in phantom.SIZES)
-            raise ParameterError(f"No phantom cohort is called {data!r}.{hint} There are: {sizes}.")
+            cohorts = [PHANTOM_PREFIX + known for known in phantom.SIZES]
+            hint = did_you_mean(data, cohorts)
+            raise ParameterError(f"No phantom cohort is called {data!r}.{hint} There are: {', '.join(cohorts)}.")
         return phantom.ensure_cohort(size)
     if data == "real":
         return paths.data_dir()

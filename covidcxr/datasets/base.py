@@ -6,7 +6,6 @@ A set's own module says which layouts it takes and makes the table (`_rows`); lo
 from __future__ import annotations
 
 import abc
-import difflib
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import numpy as np
 
 from covidcxr.datasets.images import is_volume, read_image, read_labels, read_size
 from covidcxr.datasets.tables_of_cases import COLUMNS, case_table, paths_in
-from covidcxr.errors import InputError
+from covidcxr.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -83,8 +82,7 @@ class Dataset(abc.ABC):
         """The table's row of one case; InputError with the nearest name when there is none."""
         table = self._indexed
         if case not in table.index:
-            near = difflib.get_close_matches(str(case), list(map(str, table.index)), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(case, table.index)
             raise InputError(f"{self.name} has no case {case!r}.{hint} Its {len(table)} cases: datasets.open(...).cases()")
         return table.loc[case].to_dict()
 
@@ -95,8 +93,7 @@ class Dataset(abc.ABC):
 
     def _check_kind(self, kind: str) -> None:
         if kind not in self.kinds:
-            near = difflib.get_close_matches(str(kind), self.kinds, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(kind, self.kinds)
             has = ", ".join(self.kinds) or "none"
             raise InputError(f"{self.name} has no masks of kind {kind!r}.{hint} Its kinds: {has}.")
 
