@@ -5,15 +5,16 @@ from keras import layers
 from keras.initializers import RandomNormal
 
 
-def rpn_head(channels, anchors_per_cell, name="rpn"):
+def rpn_head(channels, anchors_per_cell, hidden=None, name="rpn"):
     """Region proposal head, the same for every level: from a map (N, H, W, channels) to
 
     logits (N, H, W, A), whether an object is at each anchor of the cell, and deltas (N, H, W, 4 A), those of an anchor side by
-    side.
+    side, over a layer of `hidden` channels (None: `channels`).
     """
     features = keras.Input((None, None, channels), name="map")
     normal = RandomNormal(stddev=0.01)
-    x = layers.Conv2D(channels, 3, padding="same", activation="relu", kernel_initializer=normal, name="rpn_conv")(features)
+    hidden = hidden or channels
+    x = layers.Conv2D(hidden, 3, padding="same", activation="relu", kernel_initializer=normal, name="rpn_conv")(features)
     logits = layers.Conv2D(anchors_per_cell, 1, kernel_initializer=normal, dtype="float32", name="rpn_logits")(x)
     deltas = layers.Conv2D(4 * anchors_per_cell, 1, kernel_initializer=normal, dtype="float32", name="rpn_deltas")(x)
     return keras.Model(features, [logits, deltas], name=name)
@@ -31,13 +32,16 @@ def box_head(size, channels, foreground, name="box_head"):
     return keras.Model(region, _box_outputs(x, foreground), name=name)
 
 
-def mask_head(size, channels, foreground, name="mask_head"):
-    """Mask head of FPN and DC5: from regions (R, size, size, channels) to mask logits (R, 2 size, 2 size, foreground)."""
+def mask_head(size, channels, foreground, width=256, name="mask_head"):
+    """Mask head of FPN and DC5: from regions (R, size, size, channels) to mask logits (R, 2 size, 2 size, foreground).
+
+    Its layers have `width` channels.
+    """
     region = keras.Input((size, size, channels), name="region")
     x = region
     for i in range(1, 5):
-        x = layers.Conv2D(256, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"mask_conv{i}")(x)
-    return keras.Model(region, _mask_outputs(x, foreground), name=name)
+        x = layers.Conv2D(width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"mask_conv{i}")(x)
+    return keras.Model(region, _mask_outputs(x, foreground, width), name=name)
 
 
 def res5_heads(res5, size, channels, foreground):
@@ -61,7 +65,7 @@ def _box_outputs(x, foreground):
     return [logits, deltas]
 
 
-def _mask_outputs(x, foreground):
-    enlarge = layers.Conv2DTranspose(256, 2, 2, activation="relu", kernel_initializer="he_normal", name="mask_enlarge")
+def _mask_outputs(x, foreground, width=256):
+    enlarge = layers.Conv2DTranspose(width, 2, 2, activation="relu", kernel_initializer="he_normal", name="mask_enlarge")
     normal = RandomNormal(stddev=0.001)
     return layers.Conv2D(foreground, 1, kernel_initializer=normal, dtype="float32", name="mask_logits")(enlarge(x))

@@ -62,14 +62,15 @@ class MaskRCNN(keras.Model):
 
         self.backbone = s.backbone.network(last_stage=4 if s.neck == "c4" else 5, name="backbone")
         self.strides = (4, 8, 16, 32, 64) if s.neck == "fpn" else (16,)
-        self.neck = fpn([s.backbone.channels(stage) for stage in (2, 3, 4, 5)]) if s.neck == "fpn" else None
-        channels = {"fpn": 256, "c4": s.backbone.channels(4), "dc5": s.backbone.channels(5)}[s.neck]
-        self.rpn = heads.rpn_head(channels, len(s.anchors.sizes[0]) * len(s.anchors.ratios))
+        stages = [s.backbone.channels(stage) for stage in (2, 3, 4, 5)]
+        self.neck = fpn(stages, s.pyramid_channels) if s.neck == "fpn" else None
+        channels = {"fpn": s.pyramid_channels, "c4": s.backbone.channels(4), "dc5": s.backbone.channels(5)}[s.neck]
+        self.rpn = heads.rpn_head(channels, len(s.anchors.sizes[0]) * len(s.anchors.ratios), s.rpn_channels)
         if s.neck == "c4":
             self.box_head, self.mask_head = heads.res5_heads(s.backbone.stage5(), s.regions.box_size, channels, foreground)
         else:
             self.box_head = heads.box_head(s.regions.box_size, channels, foreground)
-            self.mask_head = heads.mask_head(s.regions.mask_size, channels, foreground)
+            self.mask_head = heads.mask_head(s.regions.mask_size, channels, foreground, s.pyramid_channels)
         self.trackers = [keras.metrics.Mean(name=name) for name in LOSSES]
         self.built = True
 

@@ -28,15 +28,17 @@ SCALES = (32, 64, 128, 256, 512)
 def ramesh2021(foreground_classes: int = 1) -> Settings:
     """ramesh2021, section 2.3.1: matterport's Mask R-CNN with ResNet-101 and FPN, images 1024 x 1024.
 
-    Not the same as in matterport's program, besides what is marked [ours]: heads have no batch normalisation; the proposal
-    network has 256 channels, not 512, and one logit per anchor instead of two (the same function); regions take floor, not
-    round, of their level; pooled samples lie in the middle of bins, not at the corners of a grid.
+    Not the same as in matterport's program, besides what is marked [ours]: heads have no batch normalisation of their own; the
+    proposal network has one logit per anchor instead of two (the same function); regions take floor, not round, of their
+    level; pooled samples lie in the middle of bins, not at the corners of a grid.
     """
     return Settings(
         foreground_classes,
         # ResNet-101 [paper]; stride on the first 1 x 1 convolution and frozen normalisation (TRAIN_BN = False) [matterport]
         ResNet(101, stride_in_1x1=True, norm="frozen", epsilon=1e-3),
-        neck="fpn",  # pyramid of 256 channels, strides 4 ... 64 [paper]
+        neck="fpn",  # strides 4 ... 64 [paper]
+        pyramid_channels=256,  # [paper]
+        rpn_channels=512,  # [matterport]
         pixels=Pixels("rgb", 255.0, (123.7, 116.8, 103.9), (1.0, 1.0, 1.0)),  # [matterport]
         anchors=Anchors(
             sizes=tuple((scale,) for scale in SCALES),  # [paper]

@@ -107,12 +107,16 @@ class Settings:
     Attributes:
         foreground_classes: kinds of objects; their labels are 1, 2, ..., background is 0.
         neck: "fpn", "c4" or "dc5".
+        pyramid_channels: of the maps of the FPN, and of the mask head that reads them.
+        rpn_channels: of the hidden layer of the region proposal head; None: as many as its input.
         largest_instances: of an image, for the padded arrays that `batches.batch` makes.
     """
 
     foreground_classes: int = 1
     backbone: ResNet = ResNet(50, norm="frozen")
     neck: Literal["fpn", "c4", "dc5"] = "fpn"
+    pyramid_channels: int = 256
+    rpn_channels: int | None = None
     pixels: Pixels = Pixels()
     anchors: Anchors = Anchors()
     proposals: Proposals = Proposals()
