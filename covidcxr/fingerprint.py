@@ -53,8 +53,14 @@ def code_parts(notebook: Path, extra_modules: Iterable[str] = ()) -> dict[str, s
             f"{notebook.name}: a code cell is not plain Python ({error.msg}: {(error.text or '').strip()}). Magics and shell "
             "commands of IPython can't be used in a stage."
         ) from None
-    parts = {notebook.name: digest([_normal_form(tree) for tree in trees])}
-    waiting = {module for tree in trees for module in _imported(tree, "")} | set(extra_modules)
+    imported = {module for tree in trees for module in _imported(tree, "")}
+    return {notebook.name: digest([_normal_form(tree) for tree in trees]), **module_parts(imported | set(extra_modules))}
+
+
+def module_parts(modules: Iterable[str]) -> dict[str, str]:
+    """Hash of each of these modules of the package and of all that they import from it; other modules are passed over."""
+    parts: dict[str, str] = {}
+    waiting = set(modules)
     while waiting:
         module = waiting.pop()
         path = _module_path(module)
@@ -89,6 +95,8 @@ def _imported(tree: ast.AST, package: str) -> set[str]:
 
 
 def _module_path(module: str) -> Path | None:
+    if module.partition(".")[0] != NAME:
+        return None
     base = PACKAGE.joinpath(*module.split(".")[1:])
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.is_file() and path.is_relative_to(PACKAGE):

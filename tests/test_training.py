@@ -1,0 +1,146 @@
+"""Training once: what is finished is loaded, what was interrupted goes on, what has changed begins anew."""
+
+import keras
+import numpy as np
+import pytest
+
+from covidcxr import training
+from covidcxr.errors import CovidcxrError, InputError
+
+EPOCHS = 4
+
+
+class Feed(keras.utils.PyDataset):
+    """Three batches an epoch, other ones in every epoch; `served` notes their epochs.
+
+    Keras asks ahead, also beyond the last epoch.
+    """
+
+    served: list[int] = []
+
+    def __init__(self, first_epoch: int):
+        super().__init__()
+        self.epoch = first_epoch
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        Feed.served.append(self.epoch)
+        x = np.random.default_rng([self.epoch, index]).normal(size=(8, 4)).astype("float32")
+        return x, x.sum(axis=1, keepdims=True)
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+class Stop(keras.callbacks.Callback):
+    """Pulls the plug when an epoch begins."""
+
+    def __init__(self, epoch: int):
+        super().__init__()
+        self.at = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            raise KeyboardInterrupt
+
+
+def model(rate=0.01, seed=0):
+    training.set_seed(seed)
+    net = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization(), keras.layers.Dropout(0.3),
+        keras.layers.Dense(1),
+    ])
+    steps = EPOCHS * len(Feed(0))
+    net.compile(keras.optimizers.Adam(training.cosine_rate(rate, steps)), loss="mse", jit_compile=training.jit_compile())
+    return net
+
+
+def train(folder, net=None, epochs=EPOCHS, made_from="here", **options):
+    net = net or model()
+    Feed.served = []
+    history = training.fit_or_load(net, Feed, epochs=epochs, folder=folder, name="net", made_from=made_from, **options)
+    Feed.served = [epoch for epoch in Feed.served if epoch < epochs]
+    return net, history
+
+
+def weights(net):
+    return [np.array(value) for value in net.get_weights()]
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def losses(history):
+    return [epoch["loss"] for epoch in history]
+
+
+def test_a_finished_training_is_loaded_and_not_repeated(tmp_path, capsys):
+    trained, history = train(tmp_path)
+    assert len(history) == EPOCHS and len(capsys.readouterr().out.splitlines()) == EPOCHS
+    assert history[-1]["learning_rate"] == pytest.approx(0, abs=1e-6) and history[0]["learning_rate"] > 0.001
+    again, same_history = train(tmp_path)
+    assert Feed.served == [] and same(trained, again) and same_history == history
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.weights.h5"]
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, stop):
+    whole, history = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", callbacks=[Stop(stop)])
+    resumed, joined = train(tmp_path / "broken")
+    assert set(Feed.served) == set(range(stop, EPOCHS))
+    assert same(whole, resumed)
+    assert losses(joined) == losses(history)
+
+
+def test_states_are_kept_as_often_as_asked(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, callbacks=[Stop(3)], save_every=2)
+    train(tmp_path, save_every=2)
+    assert set(Feed.served) == {2, 3}
+
+
+@pytest.mark.parametrize("change", [
+    {"net": lambda: model(rate=0.02)}, {"net": lambda: model(seed=1)}, {"epochs": EPOCHS + 1}, {"made_from": "elsewhere"},
+], ids=["optimizer", "start", "epochs", "data"])
+def test_whatever_made_it_has_changed_it_begins_anew(tmp_path, change):
+    train(tmp_path)
+    options = {key: value() if callable(value) else value for key, value in change.items()}
+    _, history = train(tmp_path, **options)
+    assert set(Feed.served) == set(range(len(history)))
+
+
+def test_damaged_files_are_not_taken_up(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, callbacks=[Stop(2)])
+    state = tmp_path / "net.progress.npz"
+    state.write_bytes(state.read_bytes()[:200])
+    _, history = train(tmp_path)
+    assert set(Feed.served) == set(range(EPOCHS)) and len(history) == EPOCHS
+    (tmp_path / "net.json").write_text("{")
+    train(tmp_path)
+    assert set(Feed.served) == set(range(EPOCHS))
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(tmp_path):
+    net = model()
+    net.compile(keras.optimizers.SGD(1e30), loss="mse", jit_compile=False)
+    with pytest.raises(CovidcxrError, match=r"epoch 1: loss is not finite.*learning rate too high \(it is 1e\+30\)"):
+        train(tmp_path, net)
+    assert not (tmp_path / "net.json").exists()
+
+
+def test_a_model_that_is_not_compiled_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not compiled"):
+        train(tmp_path, keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
+
+
+def test_the_rate_rises_then_falls_along_a_cosine():
+    rate = training.cosine_rate(2.0, 100)
+    at = [float(rate(step)) for step in range(101)]
+    assert at[0] == 0 and at[10] == pytest.approx(2) and at[55] == pytest.approx(1) and at[100] == pytest.approx(0, abs=1e-6)
+    assert np.all(np.diff(at[:11]) > 0) and np.all(np.diff(at[10:]) < 0)
