@@ -6,11 +6,14 @@ Masks are bool arrays of one shape; scores are floats in [0, 1] or NaN where the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from covidcxr.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EmptyRule = Literal["skip", "one", "zero"]
 """Score of a pair in which both masks are empty: `skip` gives NaN (leave the image out), `one` counts it as right, `zero` as
@@ -40,6 +43,52 @@ def pixel_agreement(predicted: np.ndarray, truth: np.ndarray) -> float:
     _check_pair(predicted, truth)
     agreeing = np.count_nonzero(predicted == truth)
     return agreeing / (2 * predicted.size - agreeing)
+
+
+def score_masks(
+    predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray], cases: Sequence[str], patients: Sequence[str], by: str
+) -> pd.DataFrame:
+    """Both readings of a paper's "IoU", image by image, for one predictor.
+
+    Args:
+        predicted, truth: bool (H, W), one per image.
+        cases, patients: names.
+        by: the predictor's name.
+
+    Returns:
+        Columns `by`, `case`, `patient`, `lesion` (whether the truth holds one), `iou` (overlap of lesions; NaN where the truth is
+        empty: such an image has no overlap to find, whatever is predicted), `agreement` (see `pixel_agreement`), `share` (of
+        the image that is predicted) and `false_alarm` (something is predicted where nothing is; NaN where there is a lesion).
+    """
+    import pandas as pd
+
+    rows = []
+    for mask, true, case, patient in zip(predicted, truth, cases, patients, strict=True):
+        lesion = bool(true.any())
+        rows.append({
+            "by": by, "case": case, "patient": patient, "lesion": lesion,
+            "iou": iou(mask, true, empty="skip") if lesion else np.nan,
+            "agreement": pixel_agreement(mask, true), "share": float(mask.mean()),
+            "false_alarm": np.nan if lesion else float(mask.any()),
+        })
+    return pd.DataFrame(rows)
+
+
+def paired_difference(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, clusters: Sequence[object] | np.ndarray,
+    *, seed: int,
+) -> tuple[float, float, float, float]:
+    """Mean of first - second over the same images, its cluster bootstrap interval, and p of the paired t test over images.
+
+    Pairs in which one value is NaN are left out. Returns (mean, low, high, p); p is NaN where all differences are equal.
+    """
+    from scipy import stats
+
+    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    mean, low, high = bootstrap_mean(difference, clusters, seed=seed)
+    finite = difference[np.isfinite(difference)]
+    p = float(stats.ttest_1samp(finite, 0.0).pvalue) if np.ptp(finite) > 0 else np.nan
+    return mean, low, high, p
 
 
 def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:

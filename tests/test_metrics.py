@@ -93,3 +93,29 @@ def test_bootstrap_needs_two_clusters():
         metrics.cluster_bootstrap(lambda rows: 0.0, ["one"] * 3, seed=0)
     mean, low, high = metrics.bootstrap_mean([1, 2, 3], ["one"] * 3, seed=0)
     assert mean == 2 and np.isnan(low) and np.isnan(high)
+
+
+def test_both_readings_of_a_score_image_by_image():
+    truth = np.zeros((4, 5), bool)
+    truth[:2] = True  # 10 of 20 pixels
+    half = truth.copy()
+    half[1] = False  # 5 of them
+    empty = np.zeros((4, 5), bool)
+    scores = metrics.score_masks([half, half, empty], [truth, empty, empty], list("abc"), list("xxy"), "half")
+    assert scores.iou[0] == 0.5 and scores.iou[1:].isna().all()
+    assert scores.agreement.tolist() == [15 / 25, 15 / 25, 1.0]
+    assert np.isnan(scores.false_alarm[0]) and scores.false_alarm[1:].tolist() == [1, 0]
+    assert scores.lesion.tolist() == [True, False, False] and scores.share.tolist() == [0.25, 0.25, 0]
+    assert scores.case.tolist() == list("abc") and scores.patient.tolist() == list("xxy") and set(scores.by) == {"half"}
+
+
+def test_a_paired_difference_sees_what_an_unpaired_one_would_not():
+    rng = np.random.default_rng(0)
+    images = rng.normal(0, 10, 60)
+    first, second = images + rng.normal(1, 0.5, 60), images
+    first[3] = np.nan
+    mean, low, high, p = metrics.paired_difference(first, second, np.arange(60) // 2, seed=0)
+    assert low < mean < high and low > 0.8 and high < 1.2 and p < 1e-10
+    assert mean == pytest.approx(np.nanmean(first - second))
+    same = metrics.paired_difference(second, second, np.arange(60), seed=0)
+    assert same[:3] == (0, 0, 0) and np.isnan(same[3])
