@@ -49,10 +49,10 @@ class Ramesh2021:
 def ramesh2021(values: Ramesh2021 = Ramesh2021()) -> A.Compose:
     """The recipe of ramesh2021, section 2.3.1, in the order in which it is printed.
 
-    The list is that of the starter example in the documentation of imgaug ("Simple common augmentations") with other numbers.
-    From there come [ours]: a crop is `iaa.Crop(percent=...)`, whose four sides are drawn apart and which resizes back, and
-    contrast is `iaa.ContrastNormalization((0.75, 1.5))`, always: (pixel - 128) · alpha + 128, cut to 0 ... 255. Additive noise,
-    translation and random order are not taken from there, as the paper prints none of them.
+    The list is that of imgaug's documentation, "A simple and common augmentation sequence", with other numbers. From there come
+    [ours]: a crop is `iaa.Crop(percent=...)`, whose four sides are drawn apart and which resizes back, and contrast is
+    `iaa.ContrastNormalization((0.75, 1.5))`, always: (pixel - 128) · alpha + 128, cut to 0 ... 255. Additive noise, translation
+    and random order are not taken from there, as the paper prints none of them.
 
     Multiplication per channel happens with probability 0.2, the words of the paper; `iaa.Multiply((0.8, 1.2), per_channel=0.2)`,
     which they may describe, would always multiply, and with one factor per channel in 20 % of all cases. A grey image has one

@@ -46,10 +46,7 @@ def batch(
         raise InputError(f"The images of a batch must all be grey or all be RGB; here are images of {sorted(channels)} channels.")
     tallest, widest = np.max([picture.shape[:2] for picture in pictures], axis=0)
     height, width = shape or (-(-tallest // STEP) * STEP, -(-widest // STEP) * STEP)
-    if height % STEP or width % STEP or height < tallest or width < widest:
-        raise InputError(
-            f"The shape {height} x {width} must be of multiples of {STEP} and hold all images, up to {tallest} x {widest}."
-        )
+    check_shape((height, width), (tallest, widest))
 
     count, most = len(pictures), settings.largest_instances
     padded = {
@@ -69,6 +66,15 @@ def batch(
         padded["valid"][i, : len(boxes)] = True
         padded["masks"][i, : len(boxes), :h, :w] = masks.reshape(-1, h, w)
     return padded
+
+
+def check_shape(shape: tuple[int, int], largest: tuple[int, int]) -> None:
+    """Raises InputError unless `shape`, of a batch, is of multiples of 32 and holds images up to `largest`, height and width."""
+    (height, width), (tallest, widest) = shape, largest
+    if height % STEP or width % STEP or height < tallest or width < widest:
+        raise InputError(
+            f"The shape {height} x {width} must be of multiples of {STEP} and hold all images, up to {tallest} x {widest}."
+        )
 
 
 def check_batch(arrays: Mapping[str, np.ndarray], settings: Settings) -> None:

@@ -191,6 +191,8 @@ class MaskRCNN(keras.Model):
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; arrays are checked first (`batches.check_batch`)."""
         self.check(x)
+        if isinstance(x, keras.utils.PyDataset):
+            kwargs.setdefault("shuffle", False)  # it brings an order; Keras would shuffle by Python's global random state
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
