@@ -8,7 +8,7 @@ when a batch is made).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from covidcxr.errors import InputError
 from covidcxr.labels import regions
+from covidcxr.paths import write_atomically
 from covidcxr.projection import resize
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SMALLEST_SHARE = 5e-4
 """Smallest region that counts as an object, as a share of the picture: 2.3 % of its sides. Specks of an outline are no lesion,
 and radiographs here have no spacing that would give millimetres."""
+
+MASKS = "masks.csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +136,37 @@ def of_projections(projections: Path, labels: Path, longer_side: int) -> list[In
         return instances(row.set + "/" + row.case, row.patient, picture / np.float32(65535), [lesion], longer_side)
 
     return _side_by_side(read, table.itertuples())
+
+
+def unlike(pictures: Sequence[Instances], others: Sequence[Instances]) -> list[Instances]:
+    """The pictures of which no near-duplicate is among the others (see `datasets.near_duplicates`)."""
+    from covidcxr.datasets.near_duplicates import fingerprint, near_duplicates
+
+    pairs = near_duplicates([fingerprint(picture.image) for picture in [*others, *pictures]])
+    twins = {j - len(others) for i, j, _, _ in pairs if i < len(others) <= j}
+    return [picture for k, picture in enumerate(pictures) if k not in twins]
+
+
+def save_masks(folder: Path, masks: Mapping[str, np.ndarray]) -> None:
+    """Masks, bool (H, W), by name: one PNG each, black and white, and `masks.csv`, which says whose it is."""
+    import cv2
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: f"{number:04}.png" for number, name in enumerate(masks)}
+    for name, file in files.items():
+        _, encoded = cv2.imencode(".png", masks[name].astype(np.uint8) * 255)
+        write_atomically(folder / file, encoded.tobytes())
+    write_atomically(folder / MASKS, pd.DataFrame({"name": files.keys(), "file": files.values()}).to_csv(index=False))
+
+
+def load_masks(folder: Path) -> dict[str, np.ndarray]:
+    """The masks of `save_masks`, by name."""
+    from covidcxr.datasets.images import read_labels
+    from covidcxr.datasets.tables_of_cases import inside, read_csv
+
+    table = read_csv(folder / MASKS, ("name", "file"))
+    return {row["name"]: read_labels(folder / inside(row["file"], folder / MASKS)) > 0 for row in table.to_dict("records")}
 
 
 def _side_by_side(read: Callable, items: Iterable) -> list:

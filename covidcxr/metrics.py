@@ -74,6 +74,34 @@ def score_masks(
     return pd.DataFrame(rows)
 
 
+def overlap_summary(scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Means of `score_masks`, one row per predictor in `by`.
+
+    Args:
+        scores: of one or several predictors; rows of the same predictor and case, such as repeats with other seeds, are averaged
+            first, so that images are counted once.
+        seed: of the bootstrap.
+
+    Returns:
+        Index `by`; columns `images`, and of `iou` and `agreement` the mean, `_low` and `_high` (bootstrap over patients),
+        `_margin` (half of the Student t interval over images) and `_n`; `false_alarms` and `without_lesion`, images.
+    """
+    import pandas as pd
+
+    images = scores.groupby(["by", "case", "patient"], sort=False, as_index=False).mean()
+    rows = []
+    for by, group in images.groupby("by", sort=False):
+        row: dict[str, object] = {"by": by, "images": len(group)}
+        for score in ("iou", "agreement"):
+            values = group[score].dropna()
+            mean, low, high = bootstrap_mean(values, group.patient[values.index], seed=seed)
+            margin = mean - t_interval(values)[1] if len(values) > 1 else np.nan
+            row |= {score: mean, f"{score}_low": low, f"{score}_high": high, f"{score}_margin": margin, f"{score}_n": len(values)}
+        alarms = group.false_alarm.dropna()
+        rows.append({**row, "false_alarms": alarms.sum(), "without_lesion": len(alarms)})
+    return pd.DataFrame(rows).set_index("by")
+
+
 def paired_difference(
     first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, clusters: Sequence[object] | np.ndarray,
     *, seed: int,

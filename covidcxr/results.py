@@ -161,6 +161,30 @@ class Stage:
             "trivial": {key: _number(score, claim_id) for key, score in (trivial or {}).items()},
         })
 
+    def record_settings(self, prefix: str, settings: dict[str, Any], why: dict[str, str], otherwise: str) -> pd.DataFrame:
+        """Set the settings of this run beside those that a paper prints.
+
+        Args:
+            prefix: what the claims' ids begin with, such as "ramesh2021.setting".
+            settings: value of each, by the rest of the id; None where there is none here.
+            why: reason why a setting differs, by the same name.
+            otherwise: reason for all others that differ, such as that the run is scaled down.
+
+        Returns:
+            One row per setting: `setting`, `paper`, `here`, `same`.
+        """
+        import numpy as np
+        import pandas as pd
+
+        rows = []
+        for name, value in settings.items():
+            claim = claims.load().claim(f"{prefix}.{name}")
+            value = list(value) if isinstance(value, tuple) else value
+            same = value is not None and np.shape(value) == np.shape(claim.value) and bool(np.allclose(value, claim.value))
+            self.record(claim.id, value, n=1, n_unit="settings", comparable=same, why="" if same else why.get(name, otherwise))
+            rows.append({"setting": name, "paper": _plain(claim.value), "here": _plain(value), "same": "yes" if same else "no"})
+        return pd.DataFrame(rows)
+
     def number(
         self,
         name: str,

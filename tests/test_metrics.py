@@ -1,6 +1,7 @@
 """Scores and intervals against closed forms."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from covidcxr import metrics
@@ -119,3 +120,20 @@ def test_a_paired_difference_sees_what_an_unpaired_one_would_not():
     assert mean == pytest.approx(np.nanmean(first - second))
     same = metrics.paired_difference(second, second, np.arange(60), seed=0)
     assert same[:3] == (0, 0, 0) and np.isnan(same[3])
+
+
+def test_a_summary_counts_images_once_however_often_they_were_scored():
+    rng = np.random.default_rng(0)
+    truth = [rng.random((20, 20)) < share for share in (0.1, 0.3, 0.5, 0.0)]
+    guesses = [[mask & (rng.random(mask.shape) < 0.8) for mask in truth] for _ in range(2)]
+    names, patients = list("abcd"), list("ppqq")
+    repeats = pd.concat([metrics.score_masks(guess, truth, names, patients, "model") for guess in guesses])
+    nothing = metrics.score_masks([np.zeros_like(mask) for mask in truth], truth, names, patients, "nothing")
+    summary = metrics.overlap_summary(pd.concat([repeats, nothing]), seed=0)
+    assert summary.index.tolist() == ["model", "nothing"] and summary.images.tolist() == [4, 4]
+    model = summary.loc["model"]
+    assert model.iou == pytest.approx(repeats.iou.mean()) and model.iou_n == 3 and model.agreement_n == 4
+    assert model.iou_low <= model.iou <= model.iou_high
+    by_image = repeats.groupby("case").agreement.mean()
+    assert model.agreement_margin == pytest.approx(by_image.mean() - metrics.t_interval(by_image)[1])
+    assert summary.loc["nothing"].iou == 0 and model.false_alarms == 0 and model.without_lesion == 1

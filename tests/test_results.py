@@ -171,3 +171,21 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't write to .*file/start_here"):
         results.open_stage("start_here", str(tmp_path / "file" / "start_here"), data="real", seed=0)
+
+
+def test_settings_stand_beside_the_papers(stage):
+    table = stage.record_settings(
+        "ramesh2021.setting", {"epochs": 30, "anchor_ratios": (0.5, 1.0), "momentum": None, "batch_size": 4},
+        {"momentum": "no such thing here"}, "scaled down",
+    )
+    assert table.to_dict("records") == [
+        {"setting": "epochs", "paper": "30", "here": "30", "same": "yes"},
+        {"setting": "anchor_ratios", "paper": "0.5, 1, 2", "here": "0.5, 1", "same": "no"},
+        {"setting": "momentum", "paper": "0.9", "here": "–", "same": "no"},
+        {"setting": "batch_size", "paper": "2", "here": "4", "same": "no"},
+    ]
+    recorded = {entry["id"].rpartition(".")[2]: (entry["comparable"], entry["why"]) for entry in content(stage)["claims"]}
+    assert recorded == {
+        "epochs": (True, ""), "anchor_ratios": (False, "scaled down"), "momentum": (False, "no such thing here"),
+        "batch_size": (False, "scaled down"),
+    }
