@@ -1,13 +1,10 @@
-"""Downloads: pooch checks the hash, an own downloader resumes what was cut off, archives unpack inside their folder only.
+"""Data sets from their source: files come by hash (`covidcxr.downloads`), archives unpack inside their folder only.
 
 What is under way lies in the hidden folder `.downloads` of the set: `<file>.part` while it is incomplete, the archive until it is
 unpacked, and `receipt.json`, which says what has been unpacked. Nothing gets its final name before its hash was right.
 """
 
 import json
-import os
-import re
-import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,10 +12,8 @@ from covidcxr import paths
 from covidcxr.datasets import holds_data
 from covidcxr.datasets.archives import unpack_zip
 from covidcxr.datasets.manifests import RECORD
+from covidcxr.downloads import download
 from covidcxr.errors import DataMissing, InputError
-
-_TIMEOUT = (30, 120)  # s, to connect and between two pieces
-_PIECE = 1 << 16  # what a broken connection may lose
 
 
 def instructions(name: str, folder: Path, facts: dict) -> str:
@@ -96,131 +91,3 @@ def _fetch_file(name: str, folder: Path, downloads: Path, entry: dict, mirror: s
 
 def _all_there(target: Path, unpacked: dict[str, int]) -> bool:
     return all((target / file).is_file() and (target / file).stat().st_size == size for file, size in unpacked.items())
-
-
-def download(url: str, folder: Path, sha256: str, name: str, report=print) -> Path:
-    """Download one file into a folder, resuming an earlier attempt, and check its hash; see `fetch_dataset` for the errors."""
-    import pooch
-
-    pooch.get_logger().setLevel("WARNING")
-    file = Path(urlsplit(url).path).name
-    part = folder / f"{file}.part"
-    try:
-        return Path(
-            pooch.retrieve(
-                url,
-                known_hash=f"sha256:{sha256}",
-                fname=file,
-                path=folder,
-                downloader=ResumingDownloader(part, name, sha256, report),
-            )
-        )
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        if "hash" not in str(error).lower():
-            raise
-        found = [word for word in re.findall(r"\b[0-9a-f]{64}\b", str(error)) if word != sha256]
-        raise InputError(
-            f"{url}: the file is not the published one: sha256 is {found[0] if found else 'another'}, expected {sha256}. "
-            "It was removed. Try again; if it happens again, the source has changed and its new contents must be looked at first."
-        ) from error
-
-
-class ResumingDownloader:
-    """A downloader for pooch over HTTP that keeps what came in a `.part` file and asks only for the rest.
-
-    Args:
-        part: the file that collects the pieces.
-        name: of the data set, for errors.
-        sha256: expected hash, for the advice on fetching by hand.
-        report: called with each line of progress.
-    """
-
-    def __init__(self, part: Path, name: str, sha256: str, report=print):
-        self.part, self.name, self.sha256, self.report = part, name, sha256, report
-
-    def __call__(self, url: str, output_file: str, pooch=None, check_only: bool = False) -> None:
-        import requests
-
-        try:
-            self._download(url)
-        except requests.RequestException as error:
-            self._stopped(url, None, error)
-        os.replace(self.part, output_file)
-
-    def _stopped(self, url: str, total: int | None, reason) -> None:
-        have = self.part.stat().st_size if self.part.is_file() else 0
-        if have:
-            of = f" of {_size(total)}" if total else ""
-            text = (
-                f"{url}: the download stopped after {_size(have)}{of} ({reason}). What came is kept in {self.part}; run the "
-                "same command again and it goes on from there."
-            )
-        else:
-            text = (
-                f"{url} cannot be reached ({reason}). Without a connection: download it elsewhere (sha256 {self.sha256}), put it "
-                f"into {self.part.parent} under its own name, and run the same command again."
-            )
-        raise DataMissing(text, self.name, f"python -m covidcxr data fetch {self.name}") from (
-            reason if isinstance(reason, Exception) else None
-        )
-
-    def _download(self, url: str, fresh: bool = False) -> None:
-        import requests
-
-        if fresh:
-            self.part.unlink(missing_ok=True)
-        have = self.part.stat().st_size if self.part.is_file() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-            if answer.status_code == 416 and have:  # nothing after `have`: complete already, or longer than the file
-                if _total(answer) == have:
-                    return
-                return self._download(url, fresh=True)
-            if answer.status_code == 206 and _start(answer) != have:
-                return self._download(url, fresh=True)
-            answer.raise_for_status()
-            resumed = answer.status_code == 206
-            total = _total(answer)
-            self._check_room(url, None if total is None else total - (have if resumed else 0))
-            self.report(
-                f"  {url}: "
-                + (f"resuming at {_size(have)}" if resumed else "downloading")
-                + (f" of {_size(total)}" if total else "")
-            )
-            broken = False
-            with open(self.part, "ab" if resumed else "wb") as file:
-                try:
-                    for piece in answer.iter_content(_PIECE):
-                        file.write(piece)
-                except requests.RequestException:
-                    broken = True
-        if broken or (total is not None and self.part.stat().st_size < total):
-            self._stopped(url, total, "the connection broke")
-
-    def _check_room(self, url: str, needed: int | None) -> None:
-        free = shutil.disk_usage(self.part.parent).free
-        if needed is not None and needed > free:
-            raise InputError(
-                f"{url}: {_size(needed)} are needed, {self.part.parent} has {_size(free)} free. Make room, or set "
-                "COVIDCXR_DATA to a folder on a larger disk."
-            )
-
-
-def _start(answer) -> int | None:
-    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-    return int(match.group(1)) if match else None
-
-
-def _total(answer) -> int | None:
-    """Size of the whole file, from Content-Range ("bytes 5-9/10", "bytes */10") or Content-Length."""
-    match = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
-    if match:
-        return int(match.group(1))
-    length = answer.headers.get("Content-Length")
-    return int(length) if length and answer.status_code == 200 else None
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number} bytes"
