@@ -1,15 +1,17 @@
-"""Weight files of torch and detectron2 are read without either, and nothing in them is run."""
+"""Weight files of torch, detectron2 and Keras are read without them, and nothing in them is run."""
 
 import os
 import pickle
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
+from keras_files import write_keras_h5
 from peer_fixtures.peer_weights import FOLDER
 
 from covidcxr.errors import InputError
-from covidcxr.maskrcnn.checkpoints import read
+from covidcxr.models.checkpoints import read
 
 
 def expected():
@@ -91,3 +93,51 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
             new.writestr(name, data)
     with pytest.raises(InputError, match="reaches beyond its storage of 5 numbers"):
         read(forged)
+
+
+ARRAYS = {"conv1": {"kernel": np.arange(6, dtype="float32").reshape(1, 1, 2, 3), "bias": np.ones(3, "float16")}, "relu": {}}
+
+
+def test_files_of_keras_are_read(tmp_path):
+    path = tmp_path / "keras.h5"
+    names = write_keras_h5(path, ARRAYS, {"rpn_model": {"rpn_conv": {"bias": np.zeros(2)}}})
+    assert names == {"conv1/conv1/kernel:0", "conv1/conv1/bias:0", "rpn_model/rpn_conv/bias:0"}
+    tensors = read(path)
+    assert set(tensors) == names
+    for kind, array in ARRAYS["conv1"].items():
+        assert tensors[f"conv1/conv1/{kind}:0"].dtype == array.dtype
+        np.testing.assert_array_equal(tensors[f"conv1/conv1/{kind}:0"], array)
+
+
+def test_an_h5_gives_nothing_of_other_files(tmp_path):
+    secret, path = tmp_path / "secret.h5", tmp_path / "keras.h5"
+    with h5py.File(secret, "w") as file:
+        file["numbers"] = np.arange(3)
+    write_keras_h5(path, ARRAYS)
+    with h5py.File(path, "a") as file:
+        file["conv1/link"] = h5py.ExternalLink(str(secret), "numbers")
+        file["text"] = "no tensor"
+    assert set(read(path)) == {"conv1/conv1/kernel:0", "conv1/conv1/bias:0"}
+    with h5py.File(path, "a") as file:
+        file.create_dataset("outside", (3,), "u1", external=[(str(secret), 0, 3)])
+    with pytest.raises(InputError, match="keras.h5 is not read: outside lies in another file"):
+        read(path)
+    layout = h5py.VirtualLayout((3,), "i8")
+    layout[:] = h5py.VirtualSource(str(secret), "numbers", (3,))
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        file.create_virtual_dataset("outside", layout)
+    with pytest.raises(InputError, match="virtual.h5 is not read: outside lies in another file"):
+        read(tmp_path / "virtual.h5")
+
+
+def test_a_damaged_h5_is_told(tmp_path):
+    write_keras_h5(tmp_path / "keras.h5", {"conv1": {"kernel": np.random.default_rng(0).random(50_000)}})
+    whole = (tmp_path / "keras.h5").read_bytes()
+    for share in (0.01, 0.5, 0.99):
+        (tmp_path / "cut.h5").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(InputError, match="cut.h5 is damaged or cut off"):
+            read(tmp_path / "cut.h5")
+    with h5py.File(tmp_path / "empty.h5", "w"):
+        pass
+    with pytest.raises(InputError, match="empty.h5 holds no tensors"):
+        read(tmp_path / "empty.h5")

@@ -1,7 +1,8 @@
-"""Reads weight files of PyTorch (.pth) and detectron2's model zoo (.pkl) without either, and without running what is in them.
+"""Reads weight files of PyTorch (.pth), detectron2's model zoo (.pkl) and Keras (.h5) without either, running nothing in them.
 
-Both are pickles, which can name any function to be called. Here only the few names that build arrays are known; any other is an
-error. The result is {name: numpy array}, for `weights.load_state_dict`.
+The first two are pickles, which can name any function to be called. Here only the few names that build arrays are known; any
+other is an error. Of an .h5 the arrays in the file itself are read, not those it refers to elsewhere on the disk. The result is
+{name: numpy array}, for `weights.load`.
 """
 
 import importlib
@@ -29,6 +30,7 @@ STORAGES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
+H5_MAGIC = b"\x89HDF\r\n\x1a\n"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save wrote first before its files were zip archives (torch 1.6)
 NUMPY_PLACES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 
@@ -56,8 +58,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     """All tensors of a weight file.
 
     Args:
-        path: .pth or .pt of torch.save, old or new format, or .pkl of detectron2's zoo. Tensors may lie under "model" or
-            "state_dict"; what is not a tensor, such as a step number, is left out.
+        path: .pth or .pt of torch.save, old or new format, or .pkl of detectron2's zoo, whose tensors may lie under "model",
+            "state_dict" or "blobs"; or .h5 of Keras 2 or later, whose names are paths within the file, such as
+            "bn_conv1/bn_conv1/gamma:0". What is not a tensor, such as a step number, is left out.
 
     Raises:
         InputError: the file is of another kind, is damaged, or wants something that is not an array; the message names the file.
@@ -65,18 +68,45 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no weight file {path}.")
+    with path.open("rb") as file:
+        tensors = _read_h5(path) if file.read(len(H5_MAGIC)) == H5_MAGIC else _read_pickle(path)
+    if not tensors:
+        raise InputError(f"{path} holds no tensors.")
+    return tensors
+
+
+def _read_h5(path):
+    import h5py
+
+    tensors = {}
+
+    def visit(name, item):  # of hard links only: soft and external ones, which may lead out of the file, are not followed
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
+            if item.external or item.is_virtual:
+                raise InputError(f"{path} is not read: {name} lies in another file.")
+            tensors[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises of a damaged file
+        raise InputError(f"{path} is damaged or cut off: {error}.") from error
+    return tensors
+
+
+def _read_pickle(path):
     try:
         if zipfile.is_zipfile(path):
             content, load = _open_zip(path)
         else:
             with path.open("rb") as file:
                 content, load = _open_pickle(file)
-        for key in ("model", "state_dict"):
+        for key in ("model", "state_dict", "blobs"):
             if isinstance(content, dict) and isinstance(content.get(key), dict):
                 content = content[key]
         if not isinstance(content, dict):
             raise InputError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
-        tensors = {str(name): _array(value, load) for name, value in content.items() if isinstance(value, _Tensor | np.ndarray)}
+        return {str(name): _array(value, load) for name, value in content.items() if isinstance(value, _Tensor | np.ndarray)}
     except InputError as error:
         raise InputError(f"{path} is not read: {error}.") from None
     # A damaged pickle fails in any of these ways.
@@ -91,11 +121,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         AttributeError,
     ) as error:
         raise InputError(
-            f"{path} is damaged, or no weight file of PyTorch or detectron2: {type(error).__name__}: {error}."
+            f"{path} is damaged, or no weight file of PyTorch, detectron2 or Keras: {type(error).__name__}: {error}."
         ) from error
-    if not tensors:
-        raise InputError(f"{path} holds no tensors.")
-    return tensors
 
 
 def _array(value, load):
