@@ -50,6 +50,11 @@ class Found:
         kept = self.scores >= score
         return Found(self.shape, self.boxes[kept], self.scores[kept], self.labels[kept], self.masks[kept])
 
+    def resized(self, shape: tuple[int, int]) -> Found:
+        """The same in a picture of height and width `shape`."""
+        down, along = shape[0] / self.shape[0], shape[1] / self.shape[1]
+        return Found(shape, self.boxes * np.array([along, down, along, down], "float32"), self.scores, self.labels, self.masks)
+
     def whole_masks(self, threshold: float = 0.5) -> np.ndarray:
         """bool (n, H, W), one after the other, so that n float pictures are never held at once."""
         whole = np.zeros((len(self.boxes), *self.shape), bool)
@@ -91,6 +96,4 @@ def find(model: MaskRCNN, pictures: Sequence[Picture], shape: tuple[int, int], b
 def _of_picture(detections: dict[str, np.ndarray], picture: Picture) -> Found:
     kept = detections["valid"].astype(bool)
     boxes, scores, labels, masks = (detections[key][kept] for key in ("boxes", "scores", "labels", "masks"))
-    height, width = picture.original
-    scale = np.array([width / picture.image.shape[1], height / picture.image.shape[0]] * 2, "float32")
-    return Found(picture.original, boxes * scale, scores, labels, masks)
+    return Found(picture.image.shape, boxes, scores, labels, masks).resized(picture.original)
