@@ -33,12 +33,14 @@ class Region:
         box: float32 (4,), x0, y0, x1, y1 in pixels; x1 and y1 are the far edges of the last pixels.
         area: pixels.
         polygon: float32 (N, 2), x and y of the hull's corners, first not repeated; None before a hull was made.
+        label: its class, from 1.
     """
 
     mask: np.ndarray
     box: np.ndarray
     area: int
     polygon: np.ndarray | None = None
+    label: int = 1
 
     @property
     def hull_area(self) -> float:
@@ -126,15 +128,25 @@ def hull_overlap(region: Region) -> float:
     return float(np.count_nonzero(hull & region.mask) / np.count_nonzero(hull | region.mask))
 
 
-def to_coco(images: Sequence[ImageLabels], category: str = "lesion", description: str = "") -> dict:
-    """COCO's instance format: one category, one polygon per region, `area` that of the polygon, `bbox` x, y, width, height.
+def to_coco(
+    images: Sequence[ImageLabels], categories: Sequence[str] = ("lesion",), description: str = "", exact: bool = False
+) -> dict:
+    """COCO's instance format: `area` is that of the outline, `bbox` x, y, width, height.
 
     Images without regions are listed too: they are the negatives. Ids count from 1.
+
+    Args:
+        images: their regions have labels 1 ... len(categories).
+        categories: names of the labels, in order.
+        description: of the set.
+        exact: outlines are the regions' masks as run lengths; else they are the polygons.
     """
+    if isinstance(categories, str):
+        raise ParameterError(f"categories is a list of names; found the text {categories!r}.")
     content: dict = {
         "info": {"description": description},
         "licenses": [],
-        "categories": [{"id": 1, "name": category, "supercategory": ""}],
+        "categories": [{"id": label, "name": name, "supercategory": ""} for label, name in enumerate(categories, 1)],
         "images": [],
         "annotations": [],
     }
@@ -142,18 +154,28 @@ def to_coco(images: Sequence[ImageLabels], category: str = "lesion", description
         height, width = (int(n) for n in image.shape)
         content["images"].append({"id": image_id, "file_name": image.file_name, "height": height, "width": width})
         for region in image.regions:
+            if not 1 <= region.label <= len(categories):
+                raise InputError(f"{image.file_name}: a region has label {region.label}; labels go from 1 to {len(categories)}.")
             x0, y0, x1, y1 = (float(v) for v in region.box)
             content["annotations"].append({
                 "id": len(content["annotations"]) + 1,
                 "image_id": image_id,
-                "category_id": 1,
-                "segmentation": [[float(v) for v in _needed_polygon(region).reshape(-1)]],
-                "area": region.hull_area,
+                "category_id": int(region.label),
+                "segmentation": _exact(region, (height, width)) if exact else [_flat(region)],
+                "area": float(region.area) if exact else region.hull_area,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "iscrowd": 0,
             })
     _check_unique([image.file_name for image in images])
     return content
+
+
+def run_lengths(mask: np.ndarray) -> dict:
+    """A mask, bool (H, W), as COCO's compressed run lengths: `size` (height, width) and `counts`, text for JSON."""
+    from pycocotools import mask as coco_mask
+
+    code = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+    return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
 def to_via(images: Sequence[ImageLabels], category: str = "lesion") -> dict:
@@ -221,6 +243,17 @@ def _corners(ring: np.ndarray) -> np.ndarray:
     """A ring without the points that lie on the straight line between their neighbours."""
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+
+
+def _exact(region: Region, shape: tuple[int, int]) -> dict:
+    whole = np.zeros(shape, bool)
+    x0, y0, x1, y1 = region.box.astype(int)
+    whole[y0:y1, x0:x1] = region.mask
+    return run_lengths(whole)
+
+
+def _flat(region: Region) -> list[float]:
+    return [float(v) for v in _needed_polygon(region).reshape(-1)]
 
 
 def _needed_polygon(region: Region) -> np.ndarray:

@@ -1,12 +1,14 @@
 """Labels: regions against scipy, hulls against closed forms and geometry, COCO as pycocotools reads it, VIA."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import shapely
 from scipy import ndimage
 
+from covidcxr.datasets.coco import CocoMasks
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.labels import (
     ImageLabels,
@@ -258,6 +260,24 @@ def test_a_perfect_prediction_has_full_average_precision(tmp_path):
     assert evaluation.stats[0] >= len(kept) / len(content["annotations"]) - 0.02
 
 
+def test_exact_coco_holds_the_masks_themselves(tmp_path):
+    masks, images = labelled_images(tmp_path)
+    bare = [
+        image._replace(regions=[replace(region, polygon=None, label=1 + i % 2) for i, region in enumerate(image.regions)])
+        for image in images
+    ]
+    file = tmp_path / "exact.json"
+    file.write_text(json.dumps(to_coco(bare, ["even", "odd"], exact=True)))
+    content = json.loads(file.read_text())
+    assert [category["name"] for category in content["categories"]] == ["even", "odd"]
+    assert [a["area"] for a in content["annotations"]] == [r.area for image in bare for r in image.regions]
+    read = CocoMasks(file, kind_of=str)
+    for name, mask, image in zip("abc", masks, bare, strict=True):
+        parts = {kind: read.mask(name, kind, mask.shape) for kind in ("even", "odd")}
+        assert np.array_equal(parts["even"] | parts["odd"], mask) and not (parts["even"] & parts["odd"]).any()
+        assert parts["odd"].sum() == sum(r.area for r in image.regions if r.label == 2)
+
+
 def test_via_export(tmp_path):
     _, images = labelled_images(tmp_path)
     via = json.loads(json.dumps(to_via(images)))
@@ -296,6 +316,14 @@ def test_an_empty_region_has_no_hull_and_a_region_without_one_says_so():
     for use, what in ((hull_overlap, bare), (to_coco, [image]), (to_via, [image])):
         with pytest.raises(InputError, match="no polygon yet"):
             use(what)
+
+
+def test_labels_without_a_category_are_refused():
+    region = Region(np.ones((2, 2), bool), np.array([0, 0, 2, 2], np.float32), 4, label=2)
+    with pytest.raises(InputError, match="a.png: a region has label 2; labels go from 1 to 1"):
+        to_coco([ImageLabels("a.png", (4, 4), [region])], exact=True)
+    with pytest.raises(ParameterError, match="list of names"):
+        to_coco([], "lesion")
 
 
 def test_two_images_of_one_name_are_refused():
