@@ -320,7 +320,7 @@ def _interval(ci: tuple[float, float] | None, method: str, name: str) -> list[fl
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value))
     return "–" if value is None else f"{value:.4g}"
 
