@@ -28,21 +28,28 @@ SCALES = (32, 64, 128, 256, 512)
 def ramesh2021(foreground_classes: int = 1) -> Settings:
     """ramesh2021, section 2.3.1: matterport's Mask R-CNN with ResNet-101 and FPN, images 1024 x 1024.
 
-    Not the same as in matterport's program, besides what is marked [ours]: heads have no batch normalisation of their own; the
-    proposal network has one logit per anchor instead of two (the same function); regions take floor, not round, of their
-    level; pooled samples lie in the middle of bins, not at the corners of a grid.
+    Its weights for COCO are "matterport_mask_rcnn_r101_fpn" of params/weights.yaml. Not the same as in matterport's program,
+    besides what is marked [ours]:
+    - heads have no batch normalisation of their own, whose statistics are constants there; the proposal network has one logit per
+      anchor instead of two. Both are the same function;
+    - suppression of proposals is within a level, there over all levels together; sizes change by a factor of 62.5 at most;
+    - regions take floor, not round, of their level; pooled samples lie in the middle of bins, not at the corners of a grid;
+    - of regions, negatives fill what positives leave; there are about two per positive there, and rows of zeros, which count as
+      background, fill the rest;
+    - padding of images is at the bottom and right and enters the network as 0, there on all sides and as black (minus the mean).
     """
     return Settings(
         foreground_classes,
-        # ResNet-101 [paper]; stride on the first 1 x 1 convolution and frozen normalisation (TRAIN_BN = False) [matterport]
-        ResNet(101, stride_in_1x1=True, norm="frozen", epsilon=1e-3),
+        # ResNet-101 [paper]; stride on the first 1 x 1 convolution, epsilon of Keras, the stem's maximum with padding "same";
+        # TRAIN_BN = False keeps statistics, while scales and shifts are trained [matterport]
+        ResNet(101, stride_in_1x1=True, norm="scale", epsilon=1e-3, pool_padding="end"),
         neck="fpn",  # strides 4 ... 64 [paper]
         pyramid_channels=256,  # [paper]
         rpn_channels=512,  # [matterport]
         pixels=Pixels("rgb", 255.0, (123.7, 116.8, 103.9), (1.0, 1.0, 1.0)),  # [matterport]
         anchors=Anchors(
             sizes=tuple((scale,) for scale in SCALES),  # [paper]
-            ratios=(0.5, 1.0, 2.0),  # [paper]
+            ratios=(0.5, 1.0, 2.0),  # [paper]; width / height there, the same three boxes
             rounded=False,  # [matterport]
             delta_weights=(10.0, 10.0, 5.0, 5.0),  # standard deviations 0.1 and 0.2 [paper], their reciprocals
         ),
@@ -50,6 +57,7 @@ def ramesh2021(foreground_classes: int = 1) -> Settings:
             before_nms=1000,  # per level [ours]; matterport: 6000 over all levels, at many times the cost
             after_nms=1000,  # [matterport] at inference; in training 2000, of which 200 are drawn
             nms_threshold=0.7,  # [matterport]
+            smallest=0.0,  # [matterport] has no least size; boxes without area are left out [ours]
         ),
         proposal_training=ProposalTraining(
             positive_iou=0.7,  # [matterport], as the next three
@@ -72,7 +80,7 @@ def ramesh2021(foreground_classes: int = 1) -> Settings:
             append_truth=False,  # [matterport]
             smooth_l1_beta=1.0,  # [matterport]
             box_mean_over="positives",  # [matterport]
-            mask_samples=1,  # [matterport]
+            mask_samples=1,  # [matterport], of the mask itself [ours]; there of a copy of 56 x 56 pixels
             mask_threshold=0.5,  # [matterport]: targets are rounded
         ),
         detections=Detections(
@@ -80,6 +88,7 @@ def ramesh2021(foreground_classes: int = 1) -> Settings:
             nms_threshold=0.3,
             most=100,
             best_class_only=True,
+            smallest=0.0,  # as for proposals
         ),
         weight_decay=WeightDecay(1e-4, "mean"),  # 0.0001 [paper], divided by the size of each tensor [matterport]
         largest_instances=15,  # [paper]

@@ -1,189 +1,216 @@
-"""Weights of torchvision and detectron2, brought into a `MaskRCNN`.
+"""Published weights, brought into a `MaskRCNN`.
 
-Files of both are read by `checkpoints.read`; here are names and layouts. Every tensor of the file is accounted for in the
-`LoadReport`: nothing is left out silently.
+    report = load(model, "matterport_mask_rcnn_r101_fpn")
+    print(report)
 
-Layouts: convolutions (out, in / groups, height, width) and transposed convolutions (in, out, height, width) both become Keras'
-by the same transposition (2, 3, 1, 0); dense kernels are transposed; the first dense layer after pooling counts its inputs
-(channel, row, column) there and (row, column, channel) here.
+Files of whole detectors by torchvision, detectron2 and matterport, and for the backbone alone all those of `models.weights`,
+where the way of loading is. Here are the names and layouts of what a detector has besides its residual network.
+
+Layouts: transposed convolutions (in, out, height, width) become Keras' by the transposition of all convolutions; dense kernels
+are transposed; the first dense layer after pooling counts its inputs (channel, row, column) in PyTorch and (row, column, channel)
+here.
+
+matterport's file is of Keras, whose layouts are ours, but its network has another form:
+- Its heads have batch normalisation, whose statistics are never updated (TRAIN_BN is False). That is a scale and a shift of each
+  channel, taken up into the layer before it.
+- It has two logits per anchor, background and foreground, for a softmax: the sigmoid of their difference.
+- Its first dense layers are convolutions of the size of their input.
+- Deltas are (dy, dx, dh, dw), and it has box deltas and masks for background, which nobody uses.
+- Ratios of anchors are width / height, ours height / width, so that the anchors of a cell come in another order.
+Source: https://github.com/matterport/Mask_RCNN, mrcnn/model.py, mrcnn/config.py and mrcnn/utils.py.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
 
-import keras
 import numpy as np
 
 from covidcxr.errors import InputError
+from covidcxr.models import weights as resnets
+from covidcxr.models.weights import Convention, LoadReport, Slot, variables_of
 
-# (pattern of the peer's name, our layer). Torchvision's older files lack the ".0" of a convolution within a sequence.
-TORCHVISION = [
-    (r"backbone\.body\.conv1", "stem_conv"),
-    (r"backbone\.body\.bn1", "stem_norm"),
-    (r"backbone\.body\.layer(\d)\.(\d+)\.conv(\d)", "res{stage}_{1}_conv{2}"),
-    (r"backbone\.body\.layer(\d)\.(\d+)\.bn(\d)", "res{stage}_{1}_norm{2}"),
-    (r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0", "res{stage}_{1}_shortcut"),
-    (r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.1", "res{stage}_{1}_shortcut_norm"),
-    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?", "fpn_lateral{level}"),
-    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?", "fpn_output{level}"),
-    (r"rpn\.head\.conv(?:\.0\.0)?", "rpn_conv"),
-    (r"rpn\.head\.cls_logits", "rpn_logits"),
-    (r"rpn\.head\.bbox_pred", "rpn_deltas"),
-    (r"roi_heads\.box_head\.fc6", "box_fc1"),
-    (r"roi_heads\.box_head\.fc7", "box_fc2"),
-    (r"roi_heads\.box_predictor\.cls_score", "class_logits"),
-    (r"roi_heads\.box_predictor\.bbox_pred", "box_deltas"),
-    (r"roi_heads\.mask_head\.([0-3])\.0", "mask_conv{next}"),
-    (r"roi_heads\.mask_head\.mask_fcn([1-4])", "mask_conv{0}"),
-    (r"roi_heads\.mask_predictor\.conv5_mask", "mask_enlarge"),
-    (r"roi_heads\.mask_predictor\.mask_fcn_logits", "mask_logits"),
-]
-# C4 has no bottom_up: its backbone is the ResNet itself, and res5 is in roi_heads.
-DETECTRON2 = [
-    (r"backbone\.(?:bottom_up\.)?stem\.conv1", "stem_conv"),
-    (r"backbone\.(?:bottom_up\.)?stem\.conv1\.norm", "stem_norm"),
-    (r"backbone\.(?:bottom_up\.)?res(\d)\.(\d+)\.conv(\d)", "res{0}_{1}_conv{2}"),
-    (r"backbone\.(?:bottom_up\.)?res(\d)\.(\d+)\.conv(\d)\.norm", "res{0}_{1}_norm{2}"),
-    (r"backbone\.(?:bottom_up\.)?res(\d)\.(\d+)\.shortcut", "res{0}_{1}_shortcut"),
-    (r"backbone\.(?:bottom_up\.)?res(\d)\.(\d+)\.shortcut\.norm", "res{0}_{1}_shortcut_norm"),
-    (r"roi_heads\.res(5)\.(\d+)\.conv(\d)", "res{0}_{1}_conv{2}"),
-    (r"roi_heads\.res(5)\.(\d+)\.conv(\d)\.norm", "res{0}_{1}_norm{2}"),
-    (r"roi_heads\.res(5)\.(\d+)\.shortcut", "res{0}_{1}_shortcut"),
-    (r"roi_heads\.res(5)\.(\d+)\.shortcut\.norm", "res{0}_{1}_shortcut_norm"),
-    (r"backbone\.fpn_lateral(\d)", "fpn_lateral{0}"),
-    (r"backbone\.fpn_output(\d)", "fpn_output{0}"),
-    (r"proposal_generator\.rpn_head\.conv", "rpn_conv"),
-    (r"proposal_generator\.rpn_head\.objectness_logits", "rpn_logits"),
-    (r"proposal_generator\.rpn_head\.anchor_deltas", "rpn_deltas"),
-    (r"roi_heads\.box_head\.fc([12])", "box_fc{0}"),
-    (r"roi_heads\.box_predictor\.cls_score", "class_logits"),
-    (r"roi_heads\.box_predictor\.bbox_pred", "box_deltas"),
-    (r"roi_heads\.mask_head\.mask_fcn([1-4])", "mask_conv{0}"),
-    (r"roi_heads\.mask_head\.deconv", "mask_enlarge"),
-    (r"roi_heads\.mask_head\.predictor", "mask_logits"),
-]
-NAMES = {"torchvision": TORCHVISION, "detectron2": DETECTRON2}
-HEADS = ("class_logits", "box_deltas", "mask_logits")  # layers whose size follows the number of classes
-VARIABLES = {"running_mean": "moving_mean", "running_var": "moving_variance", "bias": "bias", "weight": "kernel"}
-NORM_VARIABLES = {**VARIABLES, "weight": "gamma", "bias": "beta"}
+__all__ = ["LoadReport", "load", "load_state_dict", "our_name", "variables_of"]
 
+MATTERPORT_EPSILON = 1e-3  # of its BatchNorm, which is Keras' default
+MATTERPORT_RATIOS = (0.5, 1.0, 2.0)  # RPN_ANCHOR_RATIOS, width / height
+SWAPPED = [1, 0, 3, 2]  # from (dy, dx, dh, dw) to (dx, dy, dw, dh)
 
-@dataclass
-class LoadReport:
-    """What became of every tensor of a file and of every variable of the model.
-
-    Attributes:
-        loaded: {name in the file: variable of the model, "layer/variable"}.
-        skipped: {name in the file: why its values were not taken}.
-        unused: names in the file that the model has no place for.
-        missing: variables of the model that the file did not set; they keep their values.
-    """
-
-    loaded: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} tensors loaded."]
-        lines += [f"Skipped: {name}: {why}" for name, why in self.skipped.items()]
-        lines += [f"In the file, not in the model: {name}" for name in self.unused]
-        lines += [f"In the model, not in the file: {name}" for name in self.missing]
-        return "\n".join(lines)
+# Torchvision's older files lack the ".0" of a convolution within a sequence.
+TORCHVISION_LAYERS = (
+    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?", lambda k: f"fpn_lateral{k + 2}"),
+    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?", lambda k: f"fpn_output{k + 2}"),
+    (r"rpn\.head\.conv(?:\.0\.0)?", lambda: "rpn_conv"),
+    (r"rpn\.head\.cls_logits", lambda: "rpn_logits"),
+    (r"rpn\.head\.bbox_pred", lambda: "rpn_deltas"),
+    (r"roi_heads\.box_head\.fc([67])", lambda i: f"box_fc{i - 5}"),
+    (r"roi_heads\.box_predictor\.cls_score", lambda: "class_logits"),
+    (r"roi_heads\.box_predictor\.bbox_pred", lambda: "box_deltas"),
+    (r"roi_heads\.mask_head\.([0-3])\.0", lambda i: f"mask_conv{i + 1}"),
+    (r"roi_heads\.mask_head\.mask_fcn([1-4])", lambda i: f"mask_conv{i}"),
+    (r"roi_heads\.mask_predictor\.conv5_mask", lambda: "mask_enlarge"),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits", lambda: "mask_logits"),
+)
+DETECTRON2_LAYERS = (
+    (r"backbone\.fpn_lateral(\d)", lambda k: f"fpn_lateral{k}"),
+    (r"backbone\.fpn_output(\d)", lambda k: f"fpn_output{k}"),
+    (r"proposal_generator\.rpn_head\.conv", lambda: "rpn_conv"),
+    (r"proposal_generator\.rpn_head\.objectness_logits", lambda: "rpn_logits"),
+    (r"proposal_generator\.rpn_head\.anchor_deltas", lambda: "rpn_deltas"),
+    (r"roi_heads\.box_head\.fc([12])", lambda i: f"box_fc{i}"),
+    (r"roi_heads\.box_predictor\.cls_score", lambda: "class_logits"),
+    (r"roi_heads\.box_predictor\.bbox_pred", lambda: "box_deltas"),
+    (r"roi_heads\.mask_head\.mask_fcn([1-4])", lambda i: f"mask_conv{i}"),
+    (r"roi_heads\.mask_head\.deconv", lambda: "mask_enlarge"),
+    (r"roi_heads\.mask_head\.predictor", lambda: "mask_logits"),
+)
+MATTERPORT_LAYERS = (
+    *resnets.resnet_layers(
+        "",
+        "conv1",
+        "bn_conv1",
+        r"res(\d)([a-z])_branch2([abc])",
+        r"bn(\d)([a-z])_branch2([abc])",
+        r"res(\d)([a-z])_branch1",
+        r"bn(\d)([a-z])_branch1",
+        block_of=lambda b: b - 1,
+    ),
+    (r"fpn_c([2-5])p[2-5]", lambda k: f"fpn_lateral{k}"),
+    (r"fpn_p([2-5])", lambda k: f"fpn_output{k}"),
+    (r"rpn_conv_shared", lambda: "rpn_conv"),
+    (r"rpn_class_raw", lambda: "rpn_logits"),
+    (r"rpn_bbox_pred", lambda: "rpn_deltas"),
+    (r"mrcnn_class_conv([12])", lambda i: f"box_fc{i}"),
+    (r"mrcnn_class_bn([12])", lambda i: f"box_fc{i}_norm"),
+    (r"mrcnn_class_logits", lambda: "class_logits"),
+    (r"mrcnn_bbox_fc", lambda: "box_deltas"),
+    (r"mrcnn_mask_conv([1-4])", lambda i: f"mask_conv{i}"),
+    (r"mrcnn_mask_bn([1-4])", lambda i: f"mask_conv{i}_norm"),
+    (r"mrcnn_mask_deconv", lambda: "mask_enlarge"),
+    (r"mrcnn_mask", lambda: "mask_logits"),
+)
 
 
-def load_state_dict(model, state: Mapping[str, np.ndarray], convention: str, allow_missing: bool = False) -> LoadReport:
-    """Sets the weights of a `MaskRCNN` from a peer's `state_dict`.
-
-    Output layers for another number of classes are skipped and keep their start; so does whatever else does not fit, each with a
-    line in the report. Background's box deltas and masks, which torchvision has and nobody uses, are cut off.
-
-    Args:
-        model: `MaskRCNN` of the same architecture.
-        state: {name: array} in the peer's names and layouts.
-        convention: "torchvision" or "detectron2".
-        allow_missing: whether variables outside of the output layers may be missing, such as heads where a file holds a
-            backbone only.
-
-    Raises:
-        InputError: the convention is unknown, an array's shape does not fit, two tensors have the same place, or variables are
-            missing; the message names them. The model is unchanged then.
-    """
-    if convention not in NAMES:
-        raise InputError(f"The convention {convention!r} is not known; there are {', '.join(NAMES)}.")
-    variables = variables_of(model)
-    report, values = LoadReport(), {}
-    for name, array in state.items():
-        target = our_name(name, convention)
-        if name.endswith("num_batches_tracked"):
-            report.skipped[name] = "a counter that batch normalisation with running statistics does not use"
-        elif target is None or target not in variables:
-            report.unused.append(name)
-        else:
-            if target in values:
-                raise InputError(f"Two tensors of the file are for {target}: {name} is the second.")
-            value = our_layout(np.asarray(array), target, convention, variables, model)
-            wanted = tuple(variables[target].shape)
-            if value.shape == wanted:
-                values[target] = value
-                report.loaded[name] = target
-            elif target.split("/")[0] in HEADS:
-                report.skipped[name] = f"it is for another number of classes: {value.shape}, here {wanted}"
-            else:
-                raise InputError(
-                    f"{name} has the shape {np.shape(array)}, which does not fit {target} {wanted}: another architecture."
-                )
-    report.missing = [name for name in variables if name not in values]
-    lost = [name for name in report.missing if name.split("/")[0] not in HEADS]
-    if lost and not allow_missing:
-        raise InputError(
-            f"The file sets {len(values)} of {len(variables)} variables; missing are {', '.join(lost[:5])}"
-            f"{' and others' if len(lost) > 5 else ''}. Is it of the architecture {model.settings.neck}, "
-            f"{model.settings.backbone}?"
-        )
-    for target, value in values.items():
-        variables[target].assign(value)
-    return report
-
-
-def variables_of(model) -> dict[str, keras.Variable]:
-    """{"layer/variable": variable} of the networks inside a model; layers shared by two heads count once."""
-    found: dict[str, keras.Variable] = {}
-    for part in model.layers:
-        if isinstance(part, keras.Model):
-            found |= variables_of(part)
-        else:
-            found |= {f"{part.name}/{variable.name}": variable for variable in part.weights}
-    return found
-
-
-def our_name(name: str, convention: str) -> str | None:
-    """ "layer/variable" for the peer's `name`; None where it has none."""
-    stem, _, kind = name.rpartition(".")
-    for pattern, layer in NAMES[convention]:
-        match = re.fullmatch(pattern, stem)
-        if match and kind in VARIABLES:
-            found = [int(group) for group in match.groups()]
-            number = found[0] if found else 0
-            layer = layer.format(*found, stage=number + 1, level=number + 2, next=number + 1)
-            return f"{layer}/{(NORM_VARIABLES if 'norm' in layer else VARIABLES)[kind]}"
-    return None
-
-
-def our_layout(array, target, convention, variables, model):
-    """The peer's array as Keras lays it out, background first, and without background where it has no meaning."""
-    layer, variable = target.split("/")
-    if convention == "detectron2" and layer == "class_logits":
-        array = np.roll(array, 1, axis=0)  # background is last there
-    if convention == "torchvision" and layer in ("box_deltas", "mask_logits"):
+def lay_out_torchvision(array, target, model):
+    """Without background where it has no meaning."""
+    layer = target.split("/")[0]
+    if layer in ("box_deltas", "mask_logits"):
         array = array[4 if layer == "box_deltas" else 1 :]
-    if variable != "kernel":
-        return array
-    if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    if layer == "box_fc1":
+    return _lay_out_torch(array, target, model)
+
+
+def lay_out_detectron2(array, target, model):
+    """Background first, which is last there."""
+    return _lay_out_torch(np.roll(array, 1, axis=0) if target.startswith("class_logits/") else array, target, model)
+
+
+def _lay_out_torch(array, target, model):
+    if target == "box_fc1/kernel":
         side = model.settings.regions.box_size
         channels = array.shape[1] // side**2
         array = array.reshape(-1, channels, side, side).transpose(0, 2, 3, 1).reshape(len(array), -1)
-    return array.T
+    return array.T if array.ndim == 2 else resnets.lay_out_torch(array, target, model)
+
+
+def lay_out_matterport(array, target, model):
+    """One logit per anchor, our order of anchors and deltas, no background where it has no meaning, dense layers."""
+    layer, variable = target.split("/")
+    if layer in ("rpn_logits", "rpn_deltas"):
+        per_anchor = array.reshape(*array.shape[:-1], -1, 2 if layer == "rpn_logits" else 4)
+        per_anchor = per_anchor[..., _anchor_order(model.settings.anchors.ratios, per_anchor.shape[-2]), :]
+        per_anchor = np.diff(per_anchor) if layer == "rpn_logits" else per_anchor[..., SWAPPED]
+        return per_anchor.reshape(*array.shape[:-1], -1)
+    if layer == "box_deltas":
+        return array.reshape(*array.shape[:-1], -1, 4)[..., 1:, SWAPPED].reshape(*array.shape[:-1], -1)
+    if layer == "mask_logits":
+        return array[..., 1:]
+    return array.reshape(-1, array.shape[-1]) if layer.startswith("box_fc") and variable == "kernel" else array
+
+
+def _anchor_order(ratios, count):
+    """Which of matterport's anchors each of ours is."""
+    theirs = [1 / ratio for ratio in MATTERPORT_RATIOS]
+    if count != len(theirs) or sorted(ratios) != sorted(theirs):
+        raise InputError(
+            f"matterport's anchors have the ratios {MATTERPORT_RATIOS}, the model's are {tuple(ratios)} and the file has {count} "
+            "per cell: another architecture."
+        )
+    return [theirs.index(ratio) for ratio in ratios]
+
+
+def merge_matterport(slots: dict[str, Slot]) -> None:
+    """Takes up the backbone's biases into the normalisations after them, and the heads' normalisations into the layers before."""
+    resnets.merge_biases(slots)
+    for layer in sorted({target.split("_norm/")[0] for target in slots if re.match(r"(?:box_fc|mask_conv)\d_norm/", target)}):
+        parts = [f"{layer}/kernel", f"{layer}/bias", *(f"{layer}_norm/{kind}" for kind in resnets.NORM_KINDS.values())]
+        if missing := [part for part in parts if part not in slots]:
+            raise InputError(f"The file lacks what belongs to {missing}, so that the normalisation of {layer} is incomplete.")
+        kernel, bias, gamma, beta, mean, variance = (slots.pop(part) for part in parts)
+        scale = gamma.value / np.sqrt(variance.value.astype("float64") + MATTERPORT_EPSILON)
+        shift = (bias.value - mean.value) * scale + beta.value
+        of_scale = gamma.names + variance.names
+        slots[f"{layer}/kernel"] = Slot((kernel.value * scale).astype("float32"), kernel.names + of_scale)
+        slots[f"{layer}/bias"] = Slot(shift.astype("float32"), bias.names + of_scale + beta.names + mean.names)
+
+
+MATTERPORT = Convention(
+    "matterport",
+    resnets.parse_keras,
+    resnets.KERAS_APPLICATIONS.kinds,
+    resnets.KERAS_APPLICATIONS.norm_kinds,
+    MATTERPORT_LAYERS,
+    (),
+    lay_out_matterport,
+    merge_matterport,
+)
+TORCHVISION = replace(
+    resnets.TORCHVISION, layers=resnets.TORCHVISION.layers + TORCHVISION_LAYERS, lay_out=lay_out_torchvision
+)
+DETECTRON2 = replace(resnets.DETECTRON2, layers=resnets.DETECTRON2.layers + DETECTRON2_LAYERS, lay_out=lay_out_detectron2)
+CONVENTIONS = (TORCHVISION, DETECTRON2, MATTERPORT, resnets.KERAS_APPLICATIONS, resnets.CAFFE2)
+BY_TITLE = {convention.title: convention for convention in CONVENTIONS}
+
+
+def load(model, what: str | Path, sha256: str | None = None, mirror: str | None = None) -> LoadReport:
+    """Sets the weights of a `MaskRCNN` from a published file, of a whole detector or of a residual network.
+
+    Output layers for another number of classes keep their start; from a residual network's file only the backbone is set.
+
+    Args:
+        model: `MaskRCNN`.
+        what: a name in params/weights.yaml, or the path of a file.
+        sha256, mirror: as for `models.published.fetch`.
+
+    Returns:
+        the report; print it. Its remarks say where the model differs from what the file needs.
+
+    Raises:
+        DataMissing: there is no connection; the message says which file to get from where, and where to put it.
+        InputError: the file is damaged or is not the published one, or does not fit the model, which is unchanged then.
+    """
+    pixels = model.settings.to_dict()["pixels"]
+    return resnets.load_file(model, what, CONVENTIONS, sha256, mirror, _architecture(model), pixels)
+
+
+def load_state_dict(model, state: Mapping[str, np.ndarray], convention: str, allow_missing: bool = False) -> LoadReport:
+    """Sets the weights of a `MaskRCNN` from tensors in a program's names and layouts; see `models.weights.load_state_dict`.
+
+    Args:
+        model: `MaskRCNN` of the same architecture.
+        state: {name: array}.
+        convention: "torchvision", "detectron2", "matterport", "keras.applications" or "Caffe2".
+        allow_missing: whether any variables may be missing.
+    """
+    if convention not in BY_TITLE:
+        raise InputError(f"The convention {convention!r} is not known; there are {', '.join(BY_TITLE)}.")
+    return resnets.load_state_dict(model, state, BY_TITLE[convention], _architecture(model), allow_missing)
+
+
+def our_name(name: str, convention: str) -> str | None:
+    """ "layer/variable" for a program's name of a tensor; None where it has none."""
+    return resnets.our_name(name, BY_TITLE[convention])
+
+
+def _architecture(model):
+    return f"{model.settings.neck}, {model.settings.backbone}"

@@ -7,7 +7,7 @@
     res5    stride 32 (16 where dilated)
 
 Every strided layer pads by hand, evenly on both sides: Keras' padding "same" pads the bottom and right more, which shifts maps by
-half a pixel against every other implementation.
+half a pixel against every other implementation. The one exception is the maximum of the stem in matterport's Mask R-CNN.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,9 @@ class ResNet:
         dilated_res5: whether res5 keeps stride 16 and dilates its 3 x 3 convolutions by 2 (DC5).
         norm: "frozen": batch normalisation is a constant; "scale": running statistics, scale and shift are trained;
             "batch": as invented, statistics of the batch.
-        epsilon: added to variances. 1e-5 in torch, 1.001e-5 in keras.applications.
+        epsilon: added to variances. 1e-5 in torch, 1.001e-5 in keras.applications, 1e-3 in matterport's Mask R-CNN.
+        pool_padding: where the stem's maximum is padded: on "both" sides, or at the "end" only, bottom and right, as matterport's
+            Mask R-CNN does, whose maps lie half a cell of res2 further up and left.
         frozen_stages: stages not trained, counted from the stem: 0 none, 1 the stem, 2 stem and res2, and so on.
     """
 
@@ -59,6 +61,7 @@ class ResNet:
     dilated_res5: bool = False
     norm: Literal["frozen", "scale", "batch"] = "batch"
     epsilon: float = 1e-5
+    pool_padding: Literal["both", "end"] = "both"
     frozen_stages: int = 0
 
     def __post_init__(self):
@@ -66,6 +69,8 @@ class ResNet:
             raise ParameterError(f"A ResNet has a depth of {', '.join(map(str, DEPTHS))}; {self.depth} is not one of them.")
         if self.norm not in ("frozen", "scale", "batch"):
             raise ParameterError(f'norm must be "frozen", "scale" or "batch"; it is {self.norm!r}.')
+        if self.pool_padding not in ("both", "end"):
+            raise ParameterError(f'pool_padding must be "both" or "end"; it is {self.pool_padding!r}.')
         if not self.bottleneck and (self.groups, self.width_per_group) != (1, 64):
             raise ParameterError(f"Groups and widths are of bottlenecks; a ResNet-{self.depth} has none.")
         if not 0 <= self.frozen_stages <= 5:
@@ -85,7 +90,8 @@ class ResNet:
         trainable = self.frozen_stages < 1
         x = self._convolve(image, 64, 7, "stem_conv", stride=2, trainable=trainable)
         x = layers.ReLU(name="stem_relu")(self._normalise(x, "stem_norm", trainable))
-        x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        before = 1 if self.pool_padding == "both" else 0
+        x = layers.ZeroPadding2D(((before, 1), (before, 1)), name="stem_pool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
         maps = []
         for stage in range(2, last_stage + 1):
