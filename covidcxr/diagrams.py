@@ -3,14 +3,14 @@
     figure = diagrams.mask_rcnn(MaskRCNN(ramesh2021()), 1024)
 
 `Diagram` is the vocabulary, in inches: blocks with a title and lines of text, arrows, groups, stacks of levels, nodes. Shapes are
-height × width × channels, as a forward pass gives them; it is traced, not computed.
+height × width × channels, as the model gives them for an image of the size asked for.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -258,7 +258,7 @@ def mask_rcnn(model: MaskRCNN, image_size: int | tuple[int, int]) -> Figure:
         image_size: side, or height and width, of the images it is drawn for: multiples of 32.
     """
     height, width = _size(image_size)
-    shapes = _trace(model, height, width)
+    shapes = _shapes(model, height, width)
     draw = Diagram(5.95)
     maps = _draw_features(draw, model, shapes, (height, width))
     proposals = _draw_proposals(draw, model, shapes, maps)
@@ -290,7 +290,7 @@ def _draw_features(draw: Diagram, model: MaskRCNN, shapes: dict, size: tuple[int
 def _draw_proposals(draw: Diagram, model: MaskRCNN, shapes: dict, maps: Block) -> Block:
     """Proposal head, anchors and proposals; returns the block of the proposals."""
     s = model.settings
-    counts = [level[1] for level in shapes["anchors"]]
+    counts = [level[0] for level in shapes["anchors"]]
     anchors = _row(draw, 2.55, 0.5, "orange", [
         (f"{count:,}", [f"anchors of {', '.join(f'{size:g}' for size in sizes)} px"])
         for count, sizes in zip(counts, s.anchors.sizes, strict=True)
@@ -326,20 +326,20 @@ def _draw_regions(draw: Diagram, model: MaskRCNN, shapes: dict, maps: Block, pro
     regions, found = shapes["proposals"][1], shapes["detections"][1]
     samples = s.region_training.samples
     positives = max(1, most_positives(samples, s.region_training.positive_fraction))
-    classes, deltas = shapes["class_logits"][-1], shapes["box_deltas"][-2:]
     by_size = ["level by region's size"] if model.neck else []
     texts = [
-        ("ROIAlign", [_shape(shapes["box_regions"]), *by_size, f"{regions} regions", f"(training: {samples})"]),
+        ("ROIAlign", [_shape(model.box_head.input_shape), *by_size, f"{regions} regions", f"(training: {samples})"]),
         ("Box head", [
-            *_steps(model.box_head), f"{classes} logits, {_times(*deltas)} deltas", _millions(model.box_head), _trained_by(2, 3),
+            *_steps(model.box_head), f"{shapes['class_logits'][-1]} logits, {shapes['box_deltas'][-1]} deltas",
+            _millions(model.box_head), _trained_by(2, 3),
         ]),
         ("Detections", [
             f"score at least {s.detections.score_threshold:g}", "no two of a class",
             f"with IoU above {s.detections.nms_threshold:g}", f"the best: {_times(*shapes['detections'][1:])}",
         ]),
-        ("ROIAlign", [_shape(shapes["mask_regions"]), *by_size, f"{found} detections", f"(training: {positives})"]),
+        ("ROIAlign", [_shape(model.mask_head.input_shape), *by_size, f"{found} detections", f"(training: {positives})"]),
         ("Mask head", [*_steps(model.mask_head), _millions(model.mask_head), _trained_by(4)]),
-        ("Masks", [_times(*shapes["masks"][1:]), "pasted into", "their boxes"]),
+        ("Masks", [_times(*shapes["masks"][:3]), "pasted into", "their boxes"]),
     ]
     width, gap = 1.53, 0.284
     colours = ["vermilion"] * 3 + ["purple"] * 3
@@ -362,34 +362,45 @@ def _draw_regions(draw: Diagram, model: MaskRCNN, shapes: dict, maps: Block, pro
     draw.text((_BUS - 0.1, bus + 0.6 * _inches(_TEXT)), levels, align="right")
 
 
-def _trace(model: MaskRCNN, height: int, width: int) -> dict:
+def _shapes(model: MaskRCNN, height: int, width: int) -> dict:
     """Shapes of what passes through the model for one image: tuples, or lists of them."""
-    import keras
+    from keras import KerasTensor
 
+    from covidcxr.maskrcnn.detections import detect
     from covidcxr.maskrcnn.proposals import propose
 
     s = model.settings
+    maps = model.backbone.compute_output_shape((1, height, width, model.backbone.input_shape[-1]))
+    maps = model.neck.compute_output_shape(maps) if model.neck else maps[-1:]
+    anchors = model.anchors_of([KerasTensor(shape) for shape in maps])
+    logits, deltas = ([KerasTensor((1, len(level), *of_each)) for level in anchors] for of_each in ((), (4,)))
+    sizes = KerasTensor((1, 2))
+    proposals = _outputs(
+        lambda logits, deltas, sizes: propose(anchors, logits, deltas, sizes, s.anchors.delta_weights, s.proposals),
+        logits, deltas, sizes,
+    )
+    regions = proposals["boxes"].shape[1]
+    class_logits, box_deltas = model.box_head.compute_output_shape((regions, *model.box_head.input_shape[1:]))
+    found = _outputs(
+        lambda proposals, logits, deltas, sizes: detect(proposals, logits, deltas, sizes, s.detections),
+        proposals, KerasTensor((1, *class_logits)), KerasTensor((1, regions, s.foreground_classes, 4)), sizes,
+    )["boxes"].shape
+    return {
+        "maps": maps, "rpn": model.rpn.compute_output_shape(maps[0]), "anchors": [level.shape for level in anchors],
+        "proposals": proposals["boxes"].shape, "class_logits": class_logits, "box_deltas": box_deltas, "detections": found,
+        "masks": model.mask_head.compute_output_shape((found[1], *model.mask_head.input_shape[1:])),
+    }
 
-    class Forward(keras.Operation):
-        """Prediction, with all that lies between."""
 
-        def call(self, images, sizes):
-            maps = model.feature_maps(images)
-            anchors = model.anchors_of(maps)
-            logits, deltas = model.rpn_outputs(maps)
-            proposals = propose(anchors, logits, deltas, sizes, s.anchors.delta_weights, s.proposals)
-            class_logits, box_deltas = model.box_outputs(maps, proposals["boxes"])
-            found = model.detections(maps, proposals, sizes)
-            return {
-                "maps": maps, "rpn": model.rpn(maps[0]), "anchors": logits, "proposals": proposals["boxes"],
-                "box_regions": model.pool(maps, proposals["boxes"], s.regions.box_size), "class_logits": class_logits,
-                "box_deltas": box_deltas, "detections": found["boxes"],
-                "mask_regions": model.pool(maps, found["boxes"], s.regions.mask_size), "masks": found["masks"],
-            }
+def _outputs(function: Callable, *inputs):
+    """What a function makes of tensors of which only shape and type are known."""
+    import keras
 
-    images = keras.KerasTensor((1, height, width, model.backbone.input_shape[-1]))
-    outputs = Forward().compute_output_spec(images, keras.KerasTensor((1, 2)))
-    return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), outputs)
+    class Traced(keras.Operation):
+        def call(self, *tensors):
+            return function(*tensors)
+
+    return Traced().compute_output_spec(*inputs)
 
 
 def _row(draw: Diagram, y: float, height: float, colour: str, texts: Sequence[tuple[str, Sequence[str]]]) -> list[Block]:

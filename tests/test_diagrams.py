@@ -184,7 +184,7 @@ def test_numbers_of_the_papers_network(model_of):
     for number in (196_608, 49_152, 12_288, 3_072, 768):  # (1024 / stride)² · 3
         assert f"{number:,}" in words
     for expected in ("1024 × 1024 × 3", "256 × 256 × 256", "16 × 16 × 256", "7 × 7 × 256", "14 × 14 × 256", "100 × 28 × 28",
-                     "2 logits, 1 × 4 deltas", "4 × [3×3, 256]", "2 × [dense 1024]", "(training: 200)", "(training: 66)"):
+                     "2 logits, 4 deltas", "4 × [3×3, 256]", "2 × [dense 1024]", "(training: 200)", "(training: 66)"):
         assert expected in words, expected
     assert any("261,888 anchors" in line for line in words)
 
@@ -193,7 +193,7 @@ def test_numbers_of_a_small_network_are_its_own(model_of):
     model = model_of("tiny")
     words = words_of(diagrams.mask_rcnn(model, (64, 96)))
     for expected in ("64 × 96 × 3", "16 × 24 × 32", "1 × 2 × 32", "768", "5 × 5 × 32", "9 × 12 × 12", "6 × 6 × 32", "40 regions",
-                     "9 detections", "3 logits, 2 × 4 deltas", "no two of a level with IoU above 0.6"):
+                     "9 detections", "3 logits, 8 deltas", "no two of a level with IoU above 0.6"):
         assert expected in words, expected
     assert any(line.startswith("3×3, 24; then for every cell 2 logits, object or not, and 8 deltas") for line in words)
     found = model.predict(np.full((1, 64, 96, 3), 0.5, "float32"), verbose=0)
