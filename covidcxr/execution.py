@@ -20,7 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from covidcxr.results import BY_HAND, PARTIAL, data_kind, read_record
 from covidcxr.study import Plan, Stage
 
 NOTEBOOK = "notebook.ipynb"
+KERNEL_LOG = "kernel.log"  # what the kernel and the libraries in it say besides the notebook
 FAILED_NOTEBOOK = "notebook.failed.ipynb"
 EARLIER = "run.earlier.json"  # record of complete results whose data are away
 CHECKPOINTS = "checkpoints"  # kept from one attempt to the next, so that an interrupted training can go on
@@ -173,14 +175,15 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
     logging.getLogger("papermill").setLevel(logging.ERROR)
     os.environ.update({name: os.environ.get(name, value) for name, value in KERNEL_ENVIRONMENT.items()})
     try:
-        papermill.execute_notebook(
-            # papermill fills in braces in paths
-            *(str(path).replace("{", "{{").replace("}", "}}") for path in (stage.notebook, output)),
-            parameters, kernel_name="python3", progress_bar=False, cwd=str(partial),
-            # Sockets in the file system: no ports that others on the machine could reach or take.
-            config=Config({"KernelManager": {"transport": "ipc"}}),
-            extra_arguments=["--log-level=CRITICAL"],  # a stopped kernel's own tracebacks say nothing about the study
-        )
+        with _stderr_into(partial / KERNEL_LOG):
+            papermill.execute_notebook(
+                # papermill fills in braces in paths
+                *(str(path).replace("{", "{{").replace("}", "}}") for path in (stage.notebook, output)),
+                parameters, kernel_name="python3", progress_bar=False, cwd=str(partial),
+                # Sockets in the file system: no ports that others on the machine could reach or take.
+                config=Config({"KernelManager": {"transport": "ipc"}}),
+                extra_arguments=["--log-level=CRITICAL"],  # a stopped kernel's own tracebacks say nothing about the study
+            )
     except PapermillExecutionError as error:
         if error.ename == DataMissing.__name__:
             raise DataMissing(error.evalue, "", "") from None
@@ -192,9 +195,39 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
     except DeadKernelError:
         raise StageFailed(
             stage.name, "the kernel died. It was killed, most often because memory ran out.",
-            *_place(output, _last_started(output)), command=command,
+            *_place(output, _last_started(output)), _end_of(partial / KERNEL_LOG), command,
         ) from None
     return _complete_results(stage, partial, command)
+
+
+@contextmanager
+def _stderr_into(file: Path) -> Iterator[None]:
+    """Let what this process and its children write to stderr go to a file: TensorFlow's notes would drown the study's own lines.
+
+    The file is removed when nothing was written.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with file.open("wb") as log:
+            os.dup2(log.fileno(), 2)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(kept, 2)
+    finally:
+        os.close(kept)
+    if not file.stat().st_size:
+        file.unlink()
+
+
+def _end_of(log: Path) -> str:
+    """The last lines of a log; a crash in a library says its last words there."""
+    try:
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TRACEBACK_LINES:])
+    except OSError:
+        return ""
 
 
 def _complete_results(stage: Stage, partial: Path, command: str) -> dict[str, Any]:

@@ -240,6 +240,14 @@ def test_a_killed_kernel_is_told_as_such(small_study):
     assert not (small_study.outputs / "first" / "run.json").exists()
 
 
+def test_what_libraries_below_python_say_is_kept_aside(small_study):
+    small_study.notebook("alone", ["import os", "_ = os.write(2, b'a library notes')", "stage.finish()"])
+    done = run(small_study, "alone", "first")
+    assert "a library notes" not in done.stdout + done.stderr
+    assert "a library notes" in (small_study.outputs / "alone" / "kernel.log").read_text()
+    assert not (small_study.outputs / "first" / "kernel.log").exists()
+
+
 @pytest.mark.parametrize(("cells", "message"), [
     (["stage.finish()"], "claims owed and not recorded: paper.number"),
     (["stage.record('paper.number', 1, n=1)"], "ended without `stage.finish()`"),
