@@ -62,7 +62,7 @@ def fit(picture: np.ndarray, longer_side: int) -> np.ndarray:
     scale = longer_side / max(picture.shape)
     shape = tuple(max(1, round(side * scale)) for side in picture.shape)
     fitted = resize(picture.astype(np.float32), (shape[0], shape[1]))
-    return fitted >= 0.5 if picture.dtype == bool else np.clip(fitted, 0.0, 1.0)
+    return np.asarray(fitted >= 0.5) if picture.dtype == bool else np.clip(fitted, 0.0, 1.0)
 
 
 def instances(name: str, patient: str, image: np.ndarray, masks: Sequence[np.ndarray], longer_side: int) -> Instances:

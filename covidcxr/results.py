@@ -180,7 +180,8 @@ class Stage:
         for name, value in settings.items():
             claim = claims.load().claim(f"{prefix}.{name}")
             value = list(value) if isinstance(value, tuple) else value
-            same = value is not None and np.shape(value) == np.shape(claim.value) and bool(np.allclose(value, claim.value))
+            printed = np.asarray(claim.value, dtype=float)
+            same = value is not None and np.shape(value) == printed.shape and bool(np.allclose(value, printed))
             self.record(claim.id, value, n=1, n_unit="settings", comparable=same, why="" if same else why.get(name, otherwise))
             rows.append({"setting": name, "paper": _plain(claim.value), "here": _plain(value), "same": "yes" if same else "no"})
         return pd.DataFrame(rows)

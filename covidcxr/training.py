@@ -202,10 +202,10 @@ class _Progress(keras.callbacks.Callback):
 
     def save(self):
         about = json.dumps({"key": self.key, "history": self.history}).encode()
-        arrays = {str(i): _array(variable) for i, variable in enumerate(self.state())}
+        arrays: dict[str, Any] = {str(i): _array(variable) for i, variable in enumerate(self.state())}
         aside = self.file.with_name(f".{self.file.name}.aside.npz")
         try:
-            np.savez(aside, about=np.frombuffer(about, np.uint8), **arrays)
+            np.savez(aside, **arrays, about=np.frombuffer(about, np.uint8))
             os.replace(aside, self.file)
         except OSError as error:
             raise InputError(f"{self.file} can't be written: {error.strerror or error}. Free the disk.") from error
