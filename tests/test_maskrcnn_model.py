@@ -1,4 +1,4 @@
-"""The model as a whole: training, prediction, files, precision, weights of other class counts."""
+"""The model as a whole: prediction, files, precision, weights of other class counts."""
 
 import keras
 import numpy as np
@@ -8,7 +8,6 @@ from peer_fixtures import peer_weights as peer
 
 from covidcxr.errors import InputError
 from covidcxr.maskrcnn.batches import batch, boxes_of_masks
-from covidcxr.maskrcnn.masks import paste_masks
 from covidcxr.maskrcnn.model import LOSSES, MaskRCNN
 from covidcxr.maskrcnn.presets import gaikwad2020, ramesh2021, ramesh2021_optimizer
 from covidcxr.maskrcnn.settings import (
@@ -54,30 +53,16 @@ def ellipses(count, side=64, seed=0):
 
 
 @pytest.fixture(scope="module")
-def learner():
-    """A small model that has seen 12 ellipses 12 times, and how its losses went."""
+def model():
+    """A small model that has seen 12 ellipses eight times: it finds something, well or not (see test_maskrcnn_learning.py)."""
     keras.utils.set_random_seed(0)
     model = MaskRCNN(SMALL)
     model.compile(optimizer=keras.optimizers.Adam(2e-4), jit_compile=JIT)
-    history = model.fit(batch(*ellipses(12), SMALL), batch_size=2, epochs=12, verbose=0).history
-    return model, history
+    model.fit(batch(*ellipses(12), SMALL), batch_size=2, epochs=8, verbose=0)
+    return model
 
 
-def test_losses_fall_and_unseen_ellipses_are_found(learner):
-    model, history = learner
-    assert history["loss"][-1] < 0.5 * history["loss"][0], history["loss"]
-    images, objects = ellipses(8, seed=1)
-    found = model.predict(np.stack(images)[..., None], batch_size=4, verbose=0)
-    overlaps = []
-    for i, own in enumerate(objects):
-        assert found["valid"][i, 0] and found["labels"][i, 0] == 1
-        pasted = paste_masks(found["masks"][i, :1], found["boxes"][i, :1], 64, 64)[0] >= 0.5
-        overlaps.append((pasted & own["masks"][0]).sum() / (pasted | own["masks"][0]).sum())
-    assert np.mean(overlaps) > 0.5, overlaps
-
-
-def test_outputs_have_one_shape_whatever_is_found(learner):
-    model, _ = learner
+def test_outputs_have_one_shape_whatever_is_found(model):
     shapes = {"boxes": (10, 4), "scores": (10,), "labels": (10,), "valid": (10,), "masks": (10, 14, 14)}
     empty = np.full((3, 64, 64, 1), 0.3, "float32")  # batches of 2 and 1
     found = model.predict(empty, batch_size=2, verbose=0)
@@ -86,10 +71,11 @@ def test_outputs_have_one_shape_whatever_is_found(learner):
         assert not found[key][~found["valid"]].any()
 
 
-def test_grey_equals_rgb_and_padding_equals_nothing(learner):
-    model, _ = learner
+def test_grey_equals_rgb_and_padding_equals_nothing(model):
     image = np.stack(ellipses(1, seed=2)[0])[..., None]
-    plain = number(model(image)["boxes"])
+    found = model(image)
+    plain = number(found["boxes"])
+    assert number(found["valid"]).any()
     np.testing.assert_allclose(number(model(np.repeat(image, 3, -1))["boxes"]), plain, atol=1e-3)
     # Beyond its size an image does not count, whatever is there.
     sizes = np.array([[50, 60]], "float32")
@@ -100,8 +86,7 @@ def test_grey_equals_rgb_and_padding_equals_nothing(learner):
     assert ours[..., 2].max() <= 60 and ours[..., 3].max() <= 50
 
 
-def test_evaluate_gives_the_five_losses_and_changes_nothing(learner):
-    model, _ = learner
+def test_evaluate_gives_the_five_losses_and_changes_nothing(model):
     before = [number(v) for v in model.weights if "seed" not in v.path]
     logs = model.evaluate(batch(*ellipses(4, seed=3), SMALL), batch_size=4, verbose=0, return_dict=True)
     assert set(logs) == {"loss", *LOSSES} and np.isfinite(list(logs.values())).all()
@@ -123,8 +108,7 @@ def test_images_without_objects_are_legal():
     assert all(np.isfinite(number(v)).all() for v in model.weights)
 
 
-def test_a_saved_model_predicts_the_same(learner, tmp_path):
-    model, _ = learner
+def test_a_saved_model_predicts_the_same(model, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert again.settings == model.settings
@@ -158,8 +142,7 @@ def test_weight_decay_is_what_it_says():
         assert float(model.compute_loss(x, y_pred=parts, training=False)) == 5
 
 
-def test_wrong_input_is_refused_before_it_is_used(learner):
-    model, _ = learner
+def test_wrong_input_is_refused_before_it_is_used(model):
     with pytest.raises(InputError, match="multiples of 32"):
         model(np.zeros((1, 60, 64, 1), "float32"))
     with pytest.raises(InputError, match="masks missing"):
