@@ -54,15 +54,18 @@ class Instances:
     @property
     def union(self) -> np.ndarray:
         """All objects together, bool (H, W)."""
-        return self.masks.any(axis=0)
+        return np.any(self.masks, axis=0)
 
 
 def fit(picture: np.ndarray, longer_side: int) -> np.ndarray:
-    """A picture (H, W), float or bool, whose longer side has been brought to `longer_side` pixels; bool at one half."""
+    """A picture (H, W), float or bool, whose longer side has been brought to `longer_side` pixels.
+
+    A mask keeps the pixels that it covers by more than half.
+    """
     scale = longer_side / max(picture.shape)
     shape = tuple(max(1, round(side * scale)) for side in picture.shape)
-    fitted = resize(picture.astype(np.float32), (shape[0], shape[1]))
-    return np.asarray(fitted >= 0.5) if picture.dtype == bool else np.clip(fitted, 0.0, 1.0)
+    fitted = resize(picture.astype(np.float32), (shape[0], shape[1])).clip(0.0, 1.0)
+    return fitted.round().astype(bool) if picture.dtype == bool else fitted
 
 
 def instances(name: str, patient: str, image: np.ndarray, masks: Sequence[np.ndarray], longer_side: int) -> Instances:

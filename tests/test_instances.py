@@ -77,9 +77,9 @@ def test_projections_come_with_the_polygons_of_their_lesions(tmp_path):
 
 
 def test_twins_are_left_out():
-    rng = np.random.default_rng(0)
+    rng, nothing = np.random.default_rng(0), np.zeros((64, 64), bool)
     pictures = [
-        instances.instances(str(k), "p", cv2.resize(rng.random((8, 8), dtype="float32"), (64, 64)), [np.zeros((64, 64), bool)], 64)
+        instances.instances(str(k), "p", cv2.resize(rng.random((8, 8), dtype="float32"), (64, 64)), [nothing], 64)
         for k in range(6)
     ]
     darker = instances.instances("twin", "q", cv2.resize(pictures[2].image * 0.8, (50, 50)), [np.zeros((50, 50), bool)], 64)
