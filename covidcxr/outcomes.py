@@ -49,6 +49,7 @@ class Outcome:
     tables: list[dict[str, Any]] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
     datasets: list[dict[str, Any]] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -152,6 +153,7 @@ def _read_results(outcome: Outcome, *, required: bool) -> None:
     outcome.tables = _entries(content, "tables", _check_file, outcome)
     outcome.figures = _entries(content, "figures", _check_file, outcome)
     outcome.datasets = _entries(content, "datasets", _check_name, outcome)
+    outcome.models = _entries(content, "models", _check_file, outcome)
     outcome.state = StageState("done", kind)
 
 

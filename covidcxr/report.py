@@ -103,7 +103,8 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
         "counts": outcomes_module.counts(assessments), "total": len(assessments),
         "phantom": phantom, "real": [stage.name for stage in done if stage.state.data == "real"],
         "problems": problems, "stages": list(stages.values()), "papers": papers, "results": results,
-        "cards": _data_cards(done), "provenance": _provenance(done), "failed": [s for s in stages.values() if s.failure],
+        "cards": _data_cards(done), "models": _model_cards(done), "provenance": _provenance(done),
+        "failed": [s for s in stages.values() if s.failure],
         "command": lambda stage: f"python -m covidcxr run {profile_dir.name} {stage}", "wide": claims_module.WIDE,
     }
 
@@ -273,6 +274,16 @@ def _data_cards(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
 def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
     card = {key: entry.get(key) for key in ("name", "files", "sha256", "licence", "source")}
     return card | {"size": _bytes(entry.get("bytes"))}
+
+
+def _model_cards(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Every model that was trained, with the stage that trained it."""
+    keys = ("name", "what", "parameters", "start", "trained_on", "images", "epochs", "seconds", "seed", "file", "limits")
+    return [
+        {key: entry.get(key) for key in keys}
+        | {"size": _bytes(entry.get("bytes")), "stage": stage.name, "data": stage.state.data}
+        for stage in stages for entry in stage.models
+    ]
 
 
 def _bytes(count: Any) -> str:

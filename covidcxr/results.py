@@ -85,7 +85,7 @@ class Stage:
         self.profile_dir = folder.parent.parent if folder.parent.name in (PARTIAL, BY_HAND) else folder.parent
         self._content: dict[str, Any] = {
             "stage": name, "data": self.kind, "source": data, "seed": seed, "finished": False,
-            "claims": [], "numbers": [], "tables": [], "figures": [], "datasets": [],
+            "claims": [], "numbers": [], "tables": [], "figures": [], "datasets": [], "models": [],
         }
 
     def upstream(self, name: str) -> Path:
@@ -202,6 +202,32 @@ class Stage:
         self._put("numbers", "name", {
             "name": _name(name), "value": _number(value, name), "ci": _interval(ci, ci_method, name), "ci_method": ci_method,
             "n": int(n), "n_unit": n_unit, "unit": unit, "what": what, "seeds": [self.seed],
+        })
+
+    def record_model(
+        self, name: str, *, what: str, parameters: int, start: str, trained_on: str, images: int, history: list[dict[str, float]],
+        file: Path, limits: str,
+    ) -> None:
+        """Record a trained model: its card in the report.
+
+        Args:
+            what: architecture and size, in words.
+            parameters: how many weights it has.
+            start: the weights that training began with.
+            trained_on: what it learned from, in words; `images`, how many that are.
+            history: of `training.fit_or_load`: epochs and their seconds.
+            file: the weights, in the stage's folder.
+            limits: what it must not be used for, and what is known of where it fails.
+        """
+        for text, value in (("what", what), ("start", start), ("trained_on", trained_on), ("limits", limits)):
+            if not value.strip():
+                raise InputError(f"Model {name}: {text} must say something.")
+        if not file.is_relative_to(self.folder) or not file.is_file():
+            raise InputError(f"Model {name}: {file} is no file in the stage's folder {self.folder}.")
+        self._put("models", "name", {
+            "name": _name(name), "what": what, "parameters": int(parameters), "start": start, "trained_on": trained_on,
+            "images": int(images), "epochs": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1),
+            "seed": self.seed, "file": file.relative_to(self.folder).as_posix(), "bytes": file.stat().st_size, "limits": limits,
         })
 
     def save_table(self, name: str, table: pd.DataFrame, *, caption: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import synthetic_profile
 
 from covidcxr import claims, outcomes, report
+from covidcxr.errors import InputError
 
 VOID = set("area base br col embed hr img input link meta source track wbr line rect ellipse".split())
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' onload='x' {{ 7 * 7 }} </textarea></style>"
@@ -231,6 +232,8 @@ def test_hostile_texts_stay_texts(tmp_path):
         figures=[{"name": HOSTILE, "file": "figures/a.svg", "caption": HOSTILE, "alt": HOSTILE}],
         datasets=[{"name": HOSTILE, "files": HOSTILE, "bytes": HOSTILE, "sha256": HOSTILE, "licence": HOSTILE,
                    "source": "javascript:alert(4)"}],
+        models=[{"file": "tables/a.csv", **dict.fromkeys(
+            ("name", "what", "parameters", "start", "trained_on", "images", "epochs", "seconds", "limits"), HOSTILE)}],
     )
     synthetic_profile.finish(folder, parameters={HOSTILE: HOSTILE}, git={"commit": HOSTILE}, versions={HOSTILE: HOSTILE},
                              hardware={"cpu": HOSTILE}, upstream={HOSTILE: HOSTILE}, why=HOSTILE, started=HOSTILE)
@@ -325,6 +328,7 @@ def test_a_damaged_completion_record_is_named(tmp_path, content):
     ("figures", {"name": "f", "file": "a\0b"}, "null"),
     ("figures", {"name": "f"}, "no file"),
     ("datasets", {"files": 1}, "no name"),
+    ("models", {"name": "m", "file": "checkpoints/none.weights.h5"}, "checkpoints/none.weights.h5 is missing"),
 ])
 def test_wrong_entries_are_left_out_and_named(tmp_path, section, entry, message):
     folder = tmp_path / "pilot" / "start_here"
@@ -332,6 +336,22 @@ def test_wrong_entries_are_left_out_and_named(tmp_path, section, entry, message)
     (tmp_path / "pilot" / "other").mkdir()
     (tmp_path / "pilot" / "other" / "figure.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert any(message in problem for problem in problems_of(folder)), problems_of(folder)
+
+
+def test_a_trained_model_has_a_card(tmp_path):
+    stage = synthetic_profile.open_stage(tmp_path / "pilot", "start_here")
+    (stage.folder / "net.weights.h5").write_bytes(b"0" * 2_500_000)
+    stage.record_model("net", what="A small network", parameters=1234567, start="random", trained_on="lungs", images=7,
+                       history=[{"seconds": 1.5}, {"seconds": 2.0}], file=stage.folder / "net.weights.h5", limits="Never tested.")
+    stage.finish()
+    synthetic_profile.finish(stage.folder)
+    page = Page(report.render(tmp_path / "pilot"))
+    for text in (f"A small network, {claims.number(1234567)} parameters", "7 images: lungs", "2 epochs in 3.5 s",
+                 "Never tested. Not for clinical use.", "start_here/net.weights.h5, 2.5 MB"):
+        assert "".join(text.split()) in "".join(page.text.split()), text
+    with pytest.raises(InputError, match="no file in the stage's folder"):
+        stage.record_model("net", what="a", parameters=1, start="b", trained_on="c", images=1, history=[], limits="d",
+                           file=tmp_path)
 
 
 def test_sections_of_the_wrong_type_and_results_of_another_stage_are_named(tmp_path):
