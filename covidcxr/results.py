@@ -62,10 +62,10 @@ def open_stage(name: str, stage_dir: str = "", *, data: str, seed: int) -> Stage
 
 
 def data_kind(data: str) -> Literal["phantom", "real"]:
-    """Whether a `data` parameter names synthetic images: a phantom cohort, or a folder that holds one."""
-    if data.startswith("phantom:") or (data != "real" and (Path(data) / "cohort.csv").is_file()):
-        return "phantom"
-    return "real"
+    """Whether a `data` parameter names synthetic images."""
+    from covidcxr import datasets
+
+    return "phantom" if datasets.is_phantom(data) else "real"
 
 
 class Stage:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidcxr import results
+from covidcxr import datasets, results
 from covidcxr.errors import CovidcxrError, InputError
 
 matplotlib.use("Agg")
@@ -162,9 +162,12 @@ def test_an_interactive_stage_takes_the_demo_for_upstream(tmp_path, monkeypatch)
     assert interactive.upstream("ct_projection") == by_hand.folder
 
 
-def test_a_folder_that_holds_a_phantom_is_a_phantom(tmp_path, phantom_smoke):
+def test_a_folder_that_holds_a_phantom_is_a_phantom(tmp_path, phantom_smoke, monkeypatch):
     assert results.data_kind("phantom:demo") == results.data_kind(str(phantom_smoke)) == "phantom"
     assert results.data_kind("real") == results.data_kind(str(tmp_path)) == "real"
+    assert datasets.manifest("general_blockchain_cxr", str(phantom_smoke))["data"] == "phantom", "every record says the same"
+    monkeypatch.setenv("COVIDCXR_DATA", str(phantom_smoke))
+    assert results.data_kind("real") == datasets.manifest("general_blockchain_cxr", "real")["data"] == "phantom"
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path):

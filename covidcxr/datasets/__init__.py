@@ -34,6 +34,7 @@ CLASSES = {
 }
 NAMES = tuple(CLASSES)
 PHANTOM_PREFIX = "phantom:"
+COHORT_TABLE = "cohort.csv"  # in the folder of every phantom cohort, and of nothing else
 
 
 def check_name(name: str) -> str:
@@ -43,8 +44,17 @@ def check_name(name: str) -> str:
     return name
 
 
-def is_phantom(data: str | Path) -> bool:
+def names_cohort(data: str | Path) -> bool:
+    """Whether `data` names a phantom cohort, "phantom:<size>"."""
     return isinstance(data, str) and (data == "phantom" or data.startswith(PHANTOM_PREFIX))
+
+
+def is_phantom(data: str | Path) -> bool:
+    """Whether `data` are synthetic: a phantom cohort by name, or a folder that holds one, also as the folder of real data."""
+    if names_cohort(data):
+        return True
+    folder = paths.data_dir() if data == "real" else Path(data).expanduser()
+    return (folder / COHORT_TABLE).is_file()
 
 
 def data_root(data: str | Path) -> Path:
@@ -53,7 +63,7 @@ def data_root(data: str | Path) -> Path:
     Raises:
         ParameterError: an unknown phantom size, or a path that is not a folder.
     """
-    if is_phantom(data):
+    if names_cohort(data):
         from covidcxr import phantom
 
         size = str(data).partition(":")[2]
@@ -127,8 +137,8 @@ def open(name: str, data: str | Path = "real"):  # noqa: A001 - reads as dataset
     """
     folder = set_folder(name, data)
     if not holds_data(folder):
-        how = f"use data='real'; {facts(name)['how']}" if is_phantom(data) else facts(name)["how"]
-        where = "the phantom cohort has none" if is_phantom(data) else f"{folder} is missing or empty"
+        how = f"use data='real'; {facts(name)['how']}" if names_cohort(data) else facts(name)["how"]
+        where = "the phantom cohort has none" if names_cohort(data) else f"{folder} is missing or empty"
         if folder.parent.name == name:
             where += f" (data should be the folder that holds {name}/: {folder.parent.parent})"
         raise DataMissing(f"Data set {name}: {where}. To get it: {how}", name, how)
@@ -196,7 +206,7 @@ def fetch(name: str, data: str | Path = "real", mirror: str | None = None, repor
     """Download a set that is openly downloadable, check every file's hash and unpack it; see `download.fetch_dataset`."""
     from covidcxr.datasets.download import fetch_dataset
 
-    if is_phantom(data):
+    if names_cohort(data):
         raise ParameterError("A phantom cohort is made, not fetched: datasets.data_root('phantom:demo') makes it.")
     root = paths.data_dir() if data == "real" else Path(data).expanduser().resolve()
     return fetch_dataset(check_name(name), root / name, facts(name), mirror=mirror, report=report)
