@@ -66,8 +66,11 @@ class Diagram:
 
     def __init__(self, height: float, width: float = WIDTH):
         import matplotlib.pyplot as plt
+        from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-        self.figure: Figure = plt.figure(figsize=(width, height), layout="none")
+        # Not layout="none": after the first saving matplotlib would take the layout of the house style instead, and warn.
+        layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+        self.figure: Figure = plt.figure(figsize=(width, height), layout=layout)
         self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
         self.axes.set_axis_off()
         self.blocks: list[Block] = []

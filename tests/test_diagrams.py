@@ -51,6 +51,21 @@ def drawn(monkeypatch):
     plt.close("all")
 
 
+def test_a_diagram_saved_twice_in_the_house_style_keeps_its_page(tmp_path, recwarn):
+    import matplotlib.pyplot as plt
+
+    from covidcxr.figures import use_style
+
+    with plt.rc_context():
+        use_style()
+        draw = Diagram(2.0)
+        draw.block(1, 0.5, 3, 1, "A block", ["a line"])
+        for name in ("one.png", "two.png"):  # as a notebook does, which also shows it
+            draw.figure.savefig(tmp_path / name, bbox_inches="tight", metadata={"Software": None})
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert not [warning for warning in recwarn if "layout" in str(warning.message)]
+
+
 @pytest.fixture(scope="module")
 def model_of():
     """Models by name, made once."""
