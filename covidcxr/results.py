@@ -197,11 +197,12 @@ class Stage:
         unit: str = "",
         ci: tuple[float, float] | None = None,
         ci_method: str = "",
+        seeds: list[int] | None = None,
     ) -> None:
-        """Record a number of our own, with its meaning; the papers print no counterpart."""
+        """Record a number of our own, with its meaning; the papers print no counterpart. Its seeds: as for `record`."""
         self._put("numbers", "name", {
             "name": _name(name), "value": _number(value, name), "ci": _interval(ci, ci_method, name), "ci_method": ci_method,
-            "n": int(n), "n_unit": n_unit, "unit": unit, "what": what, "seeds": [self.seed],
+            "n": int(n), "n_unit": n_unit, "unit": unit, "what": what, "seeds": list(seeds or [self.seed]),
         })
 
     def record_model(

@@ -42,6 +42,12 @@ def test_a_claim_is_recorded_with_all_that_stands_behind_it(stage):
     assert content(stage)["data"] == "phantom"
 
 
+def test_a_number_names_the_seeds_behind_it(stage):
+    stage.number("one", 0.1, what="of one training", n=3)
+    stage.number("mean", 0.1, what="a mean over two trainings", n=3, seeds=[7, 8])
+    assert [entry["seeds"] for entry in content(stage)["numbers"]] == [[7], [7, 8]]
+
+
 def test_a_cell_run_twice_records_once_and_only_finish_completes(stage):
     stage.number("share", 0.1, what="a share", n=3)
     stage.finish()
