@@ -27,6 +27,8 @@ CLASSES = {
     "covid_19_20": "COVID1920",
     "medseg_nr2_volumes": "MedSegVolumes",
     "v7_cxr": "V7CXR",
+    "rural_covid_cxr": "RuralCovidCXR",
+    "cohen_cxr": "CohenCXR",
     "cvt_ct_labels": "CVTLabels",
     "covid19ct20_slices256": "CT20Slices",
     "tables": "OutcomeTables",

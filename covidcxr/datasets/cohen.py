@@ -31,6 +31,13 @@ def outcomes(about: dict) -> dict:
     }
 
 
+def patient(about: dict, phantom: bool) -> str | None:
+    """Name of a row's patient, the same in every set made from the collection; None where the row has none. A phantom's names are
+    its own, and the same in all its sets."""
+    identifier = str(about.get("patientid") or "").strip()
+    return None if not identifier else identifier if phantom else f"cohen-{identifier}"
+
+
 def number(text) -> float | None:
     """A number, or None for an empty or unreadable cell."""
     try:

@@ -30,7 +30,7 @@ import numpy as np
 
 from covidcxr.datasets.base import Dataset, united
 from covidcxr.datasets.coco import CocoMasks
-from covidcxr.datasets.cohen import outcomes, read_metadata
+from covidcxr.datasets.cohen import outcomes, patient, read_metadata
 from covidcxr.datasets.images import read_pixels, read_size, stem
 from covidcxr.datasets.tables_of_cases import inside, normalise_finding, read_csv
 from covidcxr.errors import InputError
@@ -139,10 +139,9 @@ class GeneralBlockchainCXR(Dataset):
         return [crop["path"] for crop in crops] or None
 
     def _patient(self, filename: str, about: dict) -> str:
-        identifier = str(about.get("patientid") or "").strip()
-        if identifier:
-            # names are shared between the sets made from the Cohen collection; a phantom's names are its own
-            return identifier if self.phantom else f"cohen-{identifier}"
+        named = patient(about, self.phantom)
+        if named:
+            return named
         name = re.sub(r"-(PA|AP|L)$", "", stem(filename), flags=re.IGNORECASE)
         return "file-" + re.sub(r"-day-?\d+$", "", name, flags=re.IGNORECASE)
 

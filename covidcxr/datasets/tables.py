@@ -10,13 +10,57 @@ One of them may be absent. A case is a row; the column `table` says of which tab
 severity scores join the Cohen images by `filename`, where their patients stand too, so `patient` is None in those rows.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 from covidcxr.datasets.base import Dataset
 from covidcxr.datasets.cohen import number
 from covidcxr.datasets.images import stem
 from covidcxr.datasets.tables_of_cases import read_csv, yes_no
+from covidcxr.errors import InputError
 
 SEVERITY, RURAL = "covid-severity-scores.csv", "covid_rural_patient_info.csv"
 RANGES = {"geographic_mean": (0.0, 8.0), "opacity_mean": (0.0, 6.0)}
+
+
+def severity_scores(path: Path) -> dict[str, dict[str, float | None]]:
+    """File name of an image -> its scores (the columns of `RANGES`); {} where the table is not there.
+
+    Raises:
+        InputError: a column is missing, or an image is listed twice.
+    """
+    if not path.is_file():
+        return {}
+    table = read_csv(path, ("filename", *RANGES), comment="#").to_dict("records")
+    return _by("filename", table, path, lambda row: {column: number(row[column]) for column in RANGES})
+
+
+def rural_outcomes(path: Path) -> dict[str, dict]:
+    """Patient -> finding, icu, death, sex, age (None where a cell is empty or unclear); {} where the table is not there.
+
+    Raises:
+        InputError: a column is missing, or a patient is listed twice.
+    """
+    if not path.is_file():
+        return {}
+    table = read_csv(path, ("PATIENT_ID", "AGE", "SEX", "ICU Admit", "MORTALITY")).to_dict("records")
+    return _by("PATIENT_ID", table, path, lambda row: {
+        "finding": "COVID-19" if yes_no(row.get("COVID TEST POSITIVE")) else None,
+        "icu": yes_no(row["ICU Admit"]),
+        "death": yes_no(row["MORTALITY"]),
+        "sex": row["SEX"].strip().upper() or None,
+        "age": number(row["AGE"]),
+    })
+
+
+def _by(key: str, table: list[dict], path: Path, take: Callable[[dict], dict]) -> dict[str, dict]:
+    found: dict[str, dict] = {}
+    for line, row in enumerate(table, start=1):
+        name = row[key].strip()
+        if name in found:
+            raise InputError(f"{path}: {key} {name!r} is listed twice, again in row {line} of the table")
+        found[name] = take(row)
+    return found
 
 
 class OutcomeTables(Dataset):
@@ -24,37 +68,30 @@ class OutcomeTables(Dataset):
 
     def _rows(self) -> list[dict]:
         rows = []
-        if (self.folder / SEVERITY).is_file():
-            for row in read_csv(self.folder / SEVERITY, ("filename", *RANGES), comment="#").to_dict("records"):
-                rows.append(
-                    {
-                        "case": f"severity/{stem(row['filename'])}",
-                        "modality": "CXR",
-                        "table": "severity",
-                        "filename": row["filename"],
-                        **{key: number(row[key]) for key in RANGES},
-                        "licence": "CC BY-SA",
-                        "source": "Cohen et al., arXiv 2005.11856",
-                    }
-                )
-        if (self.folder / RURAL).is_file():
-            needed = ("PATIENT_ID", "AGE", "SEX", "ICU Admit", "MORTALITY")
-            for row in read_csv(self.folder / RURAL, needed).to_dict("records"):
-                rows.append(
-                    {
-                        "case": f"rural/{row['PATIENT_ID']}",
-                        "patient": row["PATIENT_ID"],
-                        "modality": "CXR",
-                        "table": "rural",
-                        "finding": "COVID-19" if yes_no(row.get("COVID TEST POSITIVE")) else None,
-                        "icu": yes_no(row["ICU Admit"]),
-                        "death": yes_no(row["MORTALITY"]),
-                        "sex": row["SEX"] or None,
-                        "age": number(row["AGE"]),
-                        "licence": "not stated",
-                        "source": "TCIA COVID-19-AR",
-                    }
-                )
+        for filename, scores in severity_scores(self.folder / SEVERITY).items():
+            rows.append(
+                {
+                    "case": f"severity/{stem(filename)}",
+                    "modality": "CXR",
+                    "table": "severity",
+                    "filename": filename,
+                    **scores,
+                    "licence": "CC BY-SA",
+                    "source": "Cohen et al., arXiv 2005.11856",
+                }
+            )
+        for patient, about in rural_outcomes(self.folder / RURAL).items():
+            rows.append(
+                {
+                    "case": f"rural/{patient}",
+                    "patient": patient,
+                    "modality": "CXR",
+                    "table": "rural",
+                    **about,
+                    "licence": "not stated",
+                    "source": "TCIA COVID-19-AR",
+                }
+            )
         return rows
 
     def _check_set(self, table, report) -> None:
