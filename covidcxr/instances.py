@@ -7,6 +7,7 @@ when a batch is made).
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,16 @@ def of_projections(projections: Path, labels: Path, longer_side: int) -> list[In
         return instances(row.set + "/" + row.case, row.patient, picture / np.float32(65535), [lesion], longer_side)
 
     return _side_by_side(read, table.itertuples())
+
+
+def digest(pictures: Iterable[Instances]) -> str:
+    """Hash of pictures with their objects, pixel by pixel: what a training that is loaded again must have been made from."""
+    hashed = hashlib.sha256()
+    for picture in pictures:
+        hashed.update(repr((picture.name, picture.masks.shape, picture.labels.tolist())).encode())
+        hashed.update(np.ascontiguousarray(picture.image).tobytes())
+        hashed.update(np.packbits(picture.masks).tobytes())
+    return hashed.hexdigest()
 
 
 def unlike(pictures: Sequence[Instances], others: Sequence[Instances]) -> list[Instances]:

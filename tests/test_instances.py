@@ -76,6 +76,21 @@ def test_projections_come_with_the_polygons_of_their_lesions(tmp_path):
         instances.of_projections(tmp_path, tmp_path, 120)
 
 
+def test_a_digest_tells_pictures_of_one_name_apart():
+    image, mask = two_blocks()
+    made = instances.instances("one", "p", image, [mask], 120)
+    assert instances.digest([made]) == instances.digest([instances.instances("one", "q", image.copy(), [mask], 120)])
+    other = [
+        instances.instances("two", "p", image, [mask], 120),
+        instances.instances("one", "p", image[:, ::-1], [mask], 120),
+        instances.instances("one", "p", image, [mask[:, ::-1]], 120),
+        instances.instances("one", "p", image, [mask & False, mask], 120),  # another class
+        instances.instances("one", "p", image, [mask], 60),
+    ]
+    assert len({instances.digest([picture]) for picture in (made, *other)}) == 6
+    assert instances.digest([made, other[0]]) != instances.digest([other[0], made]) != instances.digest([made])
+
+
 def test_twins_are_left_out():
     rng, nothing = np.random.default_rng(0), np.zeros((64, 64), bool)
     pictures = [
