@@ -209,7 +209,7 @@ def test_radiograph_masks_agree_with_anatomy(phantom_smoke):
 def test_only_the_ill_have_opacities_and_metadata_say_what_they_have(phantom_smoke):
     root = phantom_smoke / "general_blockchain_cxr"
     findings = {row["filename"]: row for row in rows(root / "metadata.csv")}
-    groups = {Path(row["file"]).name: row for row in rows(phantom_smoke / "images.csv") if row["modality"] == "CXR"}
+    groups = {Path(row["file"]).name: row for row in rows(phantom_smoke / "images.csv") if row["dataset"] == root.name}
     assert findings.keys() == groups.keys() == {path.name for path in (root / "images").iterdir()}
     opaque = {row["Filename"] for row in rows(root / "structure.csv") if row["Template Name"] == "Ground Glass Opacities"}
     for name, row in groups.items():

@@ -7,7 +7,8 @@ import numpy as np
 from covidcxr.phantom.lesions import COVID, NORMAL, PNEUMONIA, Disease
 from covidcxr.phantom.spec import CohortSpec
 
-CXR_SET = "general_blockchain_cxr"
+CXR_SET = "general_blockchain_cxr"  # every radiograph; each again in one of the next two (`outlined_set`)
+RURAL_SET, COHEN_SET = "rural_covid_cxr", "cohen_cxr"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ class Patient:
     def share(self) -> float:
         """Largest opaque share of the lungs that any study shows."""
         return max(study.disease.share for study in self.studies)
+
+
+def outlined_set(patient: Patient) -> str:
+    """The second set of a radiograph patient: no patient is in both, so that one can test what was trained on the other.
+
+    The rural cohort has two of three COVID-19 patients and all with clear lungs, who there stand for those that tested positive
+    without an opacity (a third of the public set's images); the Cohen collection has the others.
+    """
+    rural = patient.group == NORMAL or (patient.group == COVID and patient.number % 3 != 0)
+    return RURAL_SET if rural else COHEN_SET
 
 
 def risk(share: np.ndarray | float, age: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:

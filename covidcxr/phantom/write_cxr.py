@@ -5,24 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from covidcxr.phantom import annotate, beam, overlays
+from covidcxr.phantom import annotate, beam, overlays, write_outlined
 from covidcxr.phantom.anatomy import draw_person
 from covidcxr.phantom.cohort import CXR_SET, Patient, Study
 from covidcxr.phantom.grid import Grid
 from covidcxr.phantom.lesions import COVID, NORMAL
+from covidcxr.phantom.pictures import save_image
 from covidcxr.phantom.scan import make_scan
 from covidcxr.phantom.spec import CohortSpec
+from covidcxr.phantom.tables import METADATA, write_csv
 
 STRUCTURE = (
     "#", "Taxonomy", "Class", "Template Name", "File Folder", "Filename", "Image", "Tag", "Mask", "Resolution", "Top", "Left",
     "Width", "Height", "Points", "Text Annotation", "Minimal Top", "Minimal Left", "Minimal Width", "Minimal Height",
     "Attributes",
-)
-METADATA = (
-    "patientid", "offset", "sex", "age", "finding", "survival", "intubated", "intubation_present", "went_icu", "in_icu",
-    "needed_supplemental_O2", "extubated", "temperature", "pO2_saturation", "leukocyte_count", "neutrophil_count",
-    "lymphocyte_count", "view", "modality", "date", "location", "folder", "filename", "doi", "url", "license", "clinical_notes",
-    "other_notes", "",
 )
 COLOURS = {
     "Left Lung": (255, 66, 66), "Right Lung": (66, 255, 66), "Cardiomediastinum": (66, 66, 255), "Airways": (255, 255, 66),
@@ -35,12 +31,14 @@ FORMATS = (("RGB", "jpeg"), ("L", "jpeg"), ("RGBA", "png"), ("RGB", "png"))
 def write_patient(folder: Path, spec: CohortSpec, patient: Patient) -> list[dict]:
     """Make and write every radiograph of one patient under `folder` (the cohort's root).
 
-    Returns one record per image: file, share of opacity, overlay, `structure` rows and the `metadata` row, all plain values.
+    Returns one record per image: file, share of opacity, overlay, `structure` rows and the `metadata` row, and what
+    `write_outlined.write_study` returns as `outlined`; all plain values.
     """
-    return [_write_study(folder / CXR_SET, spec, patient, study, k) for k, study in enumerate(patient.studies)]
+    return [_write_study(folder, spec, patient, study, k) for k, study in enumerate(patient.studies)]
 
 
-def _write_study(root: Path, spec: CohortSpec, patient: Patient, study: Study, place: int) -> dict:
+def _write_study(folder: Path, spec: CohortSpec, patient: Patient, study: Study, place: int) -> dict:
+    root = folder / CXR_SET
     # Separate streams: how long one of them is read changes nothing in the others.
     rng, noise, marks = (np.random.default_rng([*patient.seed, purpose + place]) for purpose in (100, 200, 300))
     person = draw_person(patient.seed, patient.sex, patient.age, "down", study.view == "AP Supine")
@@ -57,9 +55,10 @@ def _write_study(root: Path, spec: CohortSpec, patient: Patient, study: Study, p
     grey = np.round(overlays.burn(beam.render(signal, soft, technique), overlay) * 255).astype(np.uint8)
     mode, suffix = FORMATS[int(rng.choice(4, p=[0.68, 0.15, 0.12, 0.05]))]
     filename = f"{study.name}.{suffix}"
-    _save_image(root / "images" / filename, grey, mode, suffix)
+    save_image(root / "images" / filename, grey, mode, suffix)
     masks = annotate.regions(scan, technique) | tubes
     rows = _write_masks(root, filename, technique.size, masks, rng)
+    outlined = write_outlined.write_study(folder, patient, study, place, root / "images" / filename, grey, masks)
     lungs = np.count_nonzero(scan.lung)
     return {
         "dataset": CXR_SET,
@@ -73,18 +72,8 @@ def _write_study(root: Path, spec: CohortSpec, patient: Patient, study: Study, p
         "side_marker": overlay.side,
         "structure": rows,
         "metadata": _metadata(patient, study, filename, rng),
+        "outlined": outlined,
     }
-
-
-def _save_image(path: Path, grey: np.ndarray, mode: str, suffix: str) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(grey, "L").convert(mode)
-    if suffix == "jpeg":
-        image.save(path, "JPEG", quality=92, subsampling=0)
-    else:
-        image.save(path, "PNG", compress_level=4)
 
 
 def _write_masks(root: Path, filename: str, size: tuple[int, int], masks: dict[str, np.ndarray], rng) -> list[dict]:
@@ -136,8 +125,6 @@ def _metadata(patient: Patient, study: Study, filename: str, rng: np.random.Gene
 
 def write_tables(folder: Path, records: list[dict]) -> None:
     """structure.csv and metadata.csv from the records of all patients, in order."""
-    from covidcxr.phantom.tables import write_csv
-
     structure = []
     for record in records:
         structure += [{"Taxonomy": "", **row} for row in record["structure"]]
@@ -145,3 +132,4 @@ def write_tables(folder: Path, records: list[dict]) -> None:
         row["#"] = number
     write_csv(folder / CXR_SET / "structure.csv", STRUCTURE, structure)
     write_csv(folder / CXR_SET / "metadata.csv", METADATA, [record["metadata"] for record in records])
+    write_outlined.write_tables(folder, records)
