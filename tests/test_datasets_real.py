@@ -108,6 +108,24 @@ def test_tables_join_the_images_they_score(real_data, blockchain):
     assert len(rural) == 104 and rural.icu.sum() == 29 and rural.death.sum() == 10 and rural.age.notna().all()
 
 
+def test_the_cohen_collections_table_tells_views_and_scores(real_data, blockchain, tmp_path):
+    """Its table and scores, with the images that General Blockchain took from it."""
+    opened("tables", real_data)
+    folder = tmp_path / "cohen_cxr"
+    (folder / "annotations").mkdir(parents=True)
+    for name, target in (("metadata.csv", "general_blockchain_cxr/metadata.csv"), ("images", "general_blockchain_cxr/images"),
+                         ("annotations/covid-severity-scores.csv", "tables/covid-severity-scores.csv")):
+        (folder / name).symlink_to(real_data / target)
+    dataset = datasets.open("cohen_cxr", tmp_path)
+    table = dataset.cases()
+    assert table.modality.value_counts().to_dict() == {"CXR": 674, "CT": 63}  # and 21 volumes, which are not there
+    assert (table["view"] == "lateral").sum() == 57 and (table.frontal & (table.modality == "CT")).sum() == 0
+    scored = table[table.geographic_mean.notna()]
+    assert len(scored) == 94 and scored.frontal.all() and (scored["view"] == "PA").all() and scored.covid.all()
+    shared = table.merge(blockchain.cases(), on="case")
+    assert len(shared) == 100 and (shared.patient_x == shared.patient_y).all()
+
+
 def test_known_copies_are_found_in_v7(verified):
     """The radiographs that lie in two parts, at original size and at 224 x 224."""
     groups = [{case.partition("/")[2] for case in group} for group in verified("v7_cxr").same_images]
