@@ -11,7 +11,8 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def fit_or_load(
     record, weights = folder / f"{name}.json", folder / f"{name}.weights.h5"
     finished = _read_record(record, key)
     if finished is not None and weights.is_file():
-        model.load_weights(weights)
+        with _without_optimizer(model):
+            model.load_weights(weights)
         print(f"{name}: {epochs} epochs were trained before; loaded from {weights}")
         return finished
 
@@ -123,12 +125,20 @@ def _key(model: keras.Model, feed: Any, epochs: int, made_from: Any) -> str:
 def _save_weights(model: keras.Model, file: Path) -> None:
     """The model's weights as a file of Keras', without the optimiser's moments, which would make it three times as large."""
     aside = file.with_name(f".aside.{file.name}")
-    optimizer, model.optimizer = model.optimizer, None
     try:
-        model.save_weights(aside)
+        with _without_optimizer(model):
+            model.save_weights(aside)
         os.replace(aside, file)
     except OSError as error:
         raise InputError(f"{file} can't be written: {error.strerror or error}. Free the disk.") from error
+
+
+@contextmanager
+def _without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Weights are saved and loaded as if the model had no optimiser; Keras warns of one whose moments a file does not hold."""
+    optimizer, model.optimizer = model.optimizer, None
+    try:
+        yield
     finally:
         model.optimizer = optimizer
 

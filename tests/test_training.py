@@ -77,13 +77,14 @@ def losses(history):
     return [epoch["loss"] for epoch in history]
 
 
-def test_a_finished_training_is_loaded_and_not_repeated(tmp_path, capsys):
+def test_a_finished_training_is_loaded_and_not_repeated(tmp_path, capsys, recwarn):
     trained, history = train(tmp_path)
     assert len(history) == EPOCHS and len(capsys.readouterr().out.splitlines()) == EPOCHS
     assert history[-1]["learning_rate"] == pytest.approx(0, abs=1e-6) and history[0]["learning_rate"] > 0.001
     again, same_history = train(tmp_path)
     assert Feed.served == [] and same(trained, again) and same_history == history
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.weights.h5"]
+    assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
 
 
 @pytest.mark.parametrize("stop", [1, 3])
