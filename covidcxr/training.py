@@ -97,6 +97,8 @@ def fit_or_load(
         print(f"{name}: {epochs} epochs were trained before; loaded from {weights}")
         return finished
 
+    generators = [variable for variable in model.variables if not any(variable is weight for weight in model.weights)]
+    begun = [_array(variable) for variable in generators]
     progress = _Progress(model, folder / f"{name}.progress.npz", key, epochs, save_every)
     done = progress.resume()
     if done:
@@ -105,6 +107,10 @@ def fit_or_load(
         feed(done), epochs=epochs, initial_epoch=done, verbose=0, validation_data=validation, callbacks=[progress, *callbacks],
         shuffle=False,  # Keras would draw the order from Python's global random state, which an interruption changes
     )
+    # Files of weights do not hold random generators: they begin where they would if this training had been loaded, so that one
+    # that follows is the same either way.
+    for variable, value in zip(generators, begun, strict=True):
+        variable.assign(value)
     record.unlink(missing_ok=True)  # never a record beside the weights of another training
     _save_weights(model, weights)
     paths.write_atomically(record, json.dumps({"key": key, "made_from": made_from, "history": progress.history}, indent=1))

@@ -87,6 +87,15 @@ def test_a_finished_training_is_loaded_and_not_repeated(tmp_path, capsys, recwar
     assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
 
 
+def test_a_training_that_follows_begins_alike_whether_the_first_was_trained_or_loaded(tmp_path):
+    begun = []
+    for _ in range(2):
+        net, _ = train(tmp_path)
+        begun.append([np.array(variable) for variable in net.variables])  # with the dropout's random generator
+    assert len(begun[0]) > len(weights(net))
+    assert all(np.array_equal(a, b) for a, b in zip(*begun, strict=True))
+
+
 @pytest.mark.parametrize("stop", [1, 3])
 def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, stop):
     whole, history = train(tmp_path / "whole")
