@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from covidcxr.datasets.base import united
+from covidcxr.datasets.dicom import is_dicom
 from covidcxr.datasets.images import read_labels, read_pixels, to_luminance
 from covidcxr.datasets.near_duplicates import fingerprint
 from covidcxr.datasets.tables_of_cases import paths_in
@@ -58,6 +59,8 @@ def check_image_file(path: Path, report) -> tuple[dict, np.ndarray | None]:
 def _rotation(path: Path) -> int | None:
     from PIL import Image
 
+    if is_dicom(path):  # turned as its own header asks
+        return None
     with Image.open(path) as picture:
         return picture.getexif().get(0x0112)
 

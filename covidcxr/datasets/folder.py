@@ -2,6 +2,7 @@
 
 Layout taken (any part but images/volumes may be absent):
     images/<case>.png|jpg|jpeg|bmp|tif    radiographs or slices, 8- or 16-bit, grey or colour
+    images/<case>.dcm, images/<case>      radiographs as DICOM, also without a suffix (`covidcxr.datasets.dicom`)
     volumes/<case>.nii.gz|nii             CT volumes
     masks/<kind>/<case>.*                 masks: 0 background, anything else foreground. Kinds are the names of the folders.
                                           lung is the union of left_lung and right_lung, and lesion that of ground_glass and
@@ -11,11 +12,14 @@ Layout taken (any part but images/volumes may be absent):
                                           kept. icu and death: Y/N, yes/no, 1/0, true/false. Files that are not listed are left
                                           out; listed cases must have a file
 
-Without cases.csv every image is its own patient: give patients when there are several images of one, or splits will leak.
+Without cases.csv every image is its own patient: give patients when there are several images of one, or splits will leak. Of
+DICOM, nothing but the pixels and the view (View Position) is taken: patients, dates and the like are not read from the files.
 """
 
 from covidcxr.datasets.base import Dataset
 from covidcxr.datasets.cohen import number
+from covidcxr.datasets.dicom import SUFFIXES as DICOM_SUFFIXES
+from covidcxr.datasets.dicom import is_dicom, read_dicom_view
 from covidcxr.datasets.images import IMAGE_SUFFIXES, VOLUME_SUFFIXES, is_volume, stem
 from covidcxr.datasets.tables_of_cases import COLUMNS, normalise_finding, read_csv, yes_no
 from covidcxr.errors import InputError
@@ -35,10 +39,10 @@ class UserFolder(Dataset):
         self.SUPPORT_FILES = ("cases.csv",) if (folder / "cases.csv").is_file() else ()
 
     def _rows(self) -> list[dict]:
-        files = self._files("images", IMAGE_SUFFIXES) | self._files("volumes", VOLUME_SUFFIXES)
+        files = self._files("images", IMAGE_SUFFIXES + DICOM_SUFFIXES) | self._files("volumes", VOLUME_SUFFIXES)
         if not files:
             raise InputError(
-                f"{self.folder}: no images found. Expected images/<case>.png (or jpg, bmp, tif) or volumes/<case>.nii.gz, "
+                f"{self.folder}: no images found. Expected images/<case>.png (or jpg, bmp, tif, dcm) or volumes/<case>.nii.gz, "
                 "masks/<kind>/<case>.* and, if wanted, cases.csv."
             )
         masks = {kind: self._files(f"masks/{kind}", IMAGE_SUFFIXES + VOLUME_SUFFIXES) for kind in self.LABELS}
@@ -52,7 +56,7 @@ class UserFolder(Dataset):
                 "image": image,
                 "patient": case,
                 "modality": "CT" if is_volume(image) else "CXR",
-                "view": "volume" if is_volume(image) else None,
+                "view": "volume" if is_volume(image) else self._view(image),
                 "licence": "the user's own",
                 "source": str(self.folder.name),
             }
@@ -63,10 +67,18 @@ class UserFolder(Dataset):
             rows.append(row)
         return rows
 
+    def _view(self, image: str) -> str | None:
+        """The view that a DICOM file states; None for others, and for damaged ones, which reading the image tells by name."""
+        try:
+            return read_dicom_view(self.folder / image) if is_dicom(self.folder / image) else None
+        except InputError:
+            return None
+
     def _files(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
         found: dict[str, str] = {}
         for path in sorted((self.folder / folder).glob("*")):
-            if not path.name.lower().endswith(suffixes) or path.name.startswith("."):
+            nameless = not path.suffix and ".dcm" in suffixes and path.is_file() and is_dicom(path)
+            if not (path.name.lower().endswith(suffixes) or nameless) or path.name.startswith("."):
                 continue
             case = stem(path)
             if case in found:

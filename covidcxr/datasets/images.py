@@ -1,9 +1,10 @@
-"""Reading radiographs, slices and masks stored as ordinary pictures."""
+"""Reading radiographs, slices and masks stored as ordinary pictures, and radiographs stored as DICOM."""
 
 from pathlib import Path
 
 import numpy as np
 
+from covidcxr.datasets.dicom import is_dicom, read_dicom, read_dicom_size
 from covidcxr.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -27,12 +28,15 @@ def stem(path: str | Path) -> str:
 
 def read_pixels(path: Path) -> np.ndarray:
     """Stored pixels: uint8 or uint16 (H, W), or uint8 (H, W, 3) or (H, W, 4). Palettes are resolved to colours.
+    Of DICOM, the grey values to be shown (`covidcxr.datasets.dicom`).
 
     Raises:
         InputError: missing, not a picture, truncated, or of an unreasonable size.
     """
     from PIL import Image
 
+    if is_dicom(path):
+        return read_dicom(path)
     try:
         with Image.open(path) as file:
             picture: Image.Image = file
@@ -83,6 +87,8 @@ def read_size(path: Path) -> tuple[int, int]:
     """(H, W) from the picture's header, without decoding it."""
     from PIL import Image
 
+    if is_dicom(path):
+        return read_dicom_size(path)
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
@@ -94,6 +100,8 @@ def read_size(path: Path) -> tuple[int, int]:
 
 def read_labels(path: Path) -> np.ndarray:
     """Label picture as uint8 or uint16 (H, W); a colour picture must be grey (R = G = B), alpha is ignored."""
+    if is_dicom(path):
+        raise InputError(f"{path}: a mask must be an ordinary picture (PNG), not DICOM, whose values are windowed")
     pixels = read_pixels(path)
     if pixels.ndim == 3:
         if pixels.shape[2] >= 3 and not is_grey(pixels):
