@@ -11,6 +11,7 @@ of a process left out, as it traces or compiles.
 """
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -59,11 +60,11 @@ def ours(task: str, size: int):
 def torchvision(task: str, size: int, threads: int):
     """A function that does the work once."""
     import torch
-    from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+    detection = importlib.import_module("torchvision.models.detection")  # only the interpreter that was given has it
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    net = maskrcnn_resnet50_fpn(
+    net = detection.maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=3, min_size=size, max_size=size, rpn_pre_nms_top_n_train=1000,
         rpn_post_nms_top_n_train=1000, box_batch_size_per_image=200,
     )
