@@ -1,7 +1,8 @@
 # `make` lists the commands. Each one first sees to the environment: .venv, made with `python3 -m venv` and pip from the
 # exact versions in locks/, with CUDA wheels where an NVIDIA GPU is found. Settings, for example `make demo CORES=4`:
 #   PYTHON       a Python 3.11, 3.12 or 3.13             (default: the first such of those below)
-#   ACCELERATOR  cpu or gpu                              (default: gpu on Linux x86-64 where nvidia-smi lists one)
+#   ACCELERATOR  cpu, gpu, or jax (the networks on JAX instead of TensorFlow, on the CPU)
+#                                                        (default: gpu on Linux x86-64 where nvidia-smi lists one, else cpu)
 #   CORES        how many stages may run side by side    (default: the cores of this machine)
 #   WORKERS      test processes; each may load TensorFlow, about 1 GB
 #   VENV         folder of the environment
@@ -14,8 +15,8 @@ endif
 ifndef ACCELERATOR
 ACCELERATOR := $(shell [ "`uname -sm`" = "Linux x86_64" ] && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 endif
-ifeq ($(filter cpu gpu,$(ACCELERATOR)),)
-$(error ACCELERATOR is "$(ACCELERATOR)"; it must be cpu or gpu)
+ifeq ($(filter cpu gpu jax,$(ACCELERATOR)),)
+$(error ACCELERATOR is "$(ACCELERATOR)"; it must be cpu, gpu or jax)
 endif
 
 # Modules of HPC systems set these for another Python; with them the locked versions would not be the ones imported.
@@ -31,7 +32,7 @@ READY  := $(VENV)/.ready
 # An environment whose Python is gone, or that was made for a checkout at another place, is made anew.
 STALE  := $(shell $(RUN) -c "" 2>/dev/null && [ "`cat '$(VENV)/.project' 2>/dev/null`" = "`pwd -P`" ] || echo stale)
 
-.PHONY: help setup demo smoke pilot test lab lint bench lock clean-env stale
+.PHONY: help setup demo smoke pilot test test-jax lab lint bench lock clean-env stale
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +51,13 @@ pilot: $(READY) ## run on the small open data sets, as far as they are here
 test: $(READY) ## run the tests
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
+# JAX compiles every shape once and keeps what took long; without the networks of full size this takes minutes, not an hour.
+test-jax: ## run the tests of the networks on JAX, in an environment of its own without TensorFlow
+	@$(MAKE) --no-print-directory setup ACCELERATOR=jax VENV="$(VENV)-jax"
+	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR="$(VENV)-jax/.compiled" JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS=0 \
+		"$(VENV)-jax/bin/python" -m pytest -n $(WORKERS) --dist loadfile -m "not large" \
+		tests/test_maskrcnn_*.py tests/test_training.py tests/test_resnet.py
+
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb
 
@@ -59,19 +67,23 @@ lint: $(VENV)/.extra-dev ## check style (ruff) and types (mypy)
 bench: $(VENV)/.extra-bench ## measure speed against other tools
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
 
-# constraints.txt holds one version of everything, all extras; cpu.txt and gpu.txt are its hashed parts that `setup` installs.
+# constraints.txt holds one version of everything; cpu.txt, gpu.txt and jax.txt are its hashed parts that `setup` installs.
 # Versions stay as they are where pyproject.toml allows; `make lock UPGRADE=--upgrade` takes the newest.
 COMPILE = $(RUN) -m uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
 	--fork-strategy fewest --custom-compile-command "make lock"
 lock: $(VENV)/.extra-dev ## write locks/ anew from pyproject.toml
-	$(COMPILE) $(UPGRADE) --extra cpu --extra gpu --extra test --extra dev --extra bench --extra slurm -o locks/constraints.txt
+	$(COMPILE) $(UPGRADE) --extra cpu --extra gpu --extra jax --extra test --extra dev --extra bench --extra slurm -o locks/constraints.txt
 	$(COMPILE) -c locks/constraints.txt --generate-hashes --no-annotate --extra cpu --extra test -o locks/cpu.txt
 	$(COMPILE) -c locks/constraints.txt --generate-hashes --no-annotate --extra gpu --extra test -o locks/gpu.txt
+	$(COMPILE) -c locks/constraints.txt --generate-hashes --no-annotate --extra jax --extra test -o locks/jax.txt
 
 clean-env: ## remove the environment
 	@[ ! -e "$(VENV)" ] || [ -f "$(VENV)/pyvenv.cfg" ] || { echo "$(VENV) is no virtual environment; not removed." >&2; exit 2; }
 	rm -rf "$(VENV)"
 
+DOWNLOAD_cpu := 0.7
+DOWNLOAD_gpu := 3.5
+DOWNLOAD_jax := 0.5
 # The environment. The stamps are written last, so one that was interrupted is made anew.
 $(LOCKED): locks/$(ACCELERATOR).txt $(if $(STALE),stale)
 	@python=; \
@@ -90,7 +102,7 @@ $(LOCKED): locks/$(ACCELERATOR).txt $(if $(STALE),stale)
 	if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \
 		echo "$(VENV) exists and is no virtual environment. Move it away, or choose another: make VENV=folder" >&2; exit 2; \
 	fi; \
-	echo "Making $(VENV) ($(ACCELERATOR), `"$$python" --version`). This downloads about $(if $(filter gpu,$(ACCELERATOR)),3.5,0.7) GB once and takes a few minutes."; \
+	echo "Making $(VENV) ($(ACCELERATOR), `"$$python" --version`). This downloads about $(DOWNLOAD_$(ACCELERATOR)) GB once and takes a few minutes."; \
 	"$$python" -m venv --clear "$(VENV)"
 	@$(RUN) -m pip install --quiet --no-deps --use-pep517 --requirement locks/$(ACCELERATOR).txt
 	@touch "$@"

@@ -24,7 +24,6 @@ import covidcxr
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-LOCKS = ("cpu", "gpu", "constraints")
 MACHINES = [
     {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix"},
     {"sys_platform": "linux", "platform_machine": "aarch64", "platform_system": "Linux", "os_name": "posix"},
@@ -132,7 +131,7 @@ def test_the_pip_section_resolves_to_the_gpu_lock(tmp_path, plain_python, packag
 # --- locks ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+@pytest.mark.parametrize("extra", ["cpu", "gpu", "jax"])
 def test_a_lock_holds_the_whole_environment(extra, plain_python, package_index):
     """What the resolver would install for the project and its tests is what the lock holds, no more and no less."""
     packages = would_install(plain_python, "-c", "locks/constraints.txt", f".[{extra},test]")
@@ -141,7 +140,12 @@ def test_a_lock_holds_the_whole_environment(extra, plain_python, package_index):
 
 @pytest.mark.parametrize(
     ("lock", "extras"),
-    [("cpu", ["cpu", "test"]), ("gpu", ["gpu", "test"]), ("constraints", ["cpu", "gpu", "test", "dev", "bench", "slurm"])],
+    [
+        ("cpu", ["cpu", "test"]),
+        ("gpu", ["gpu", "test"]),
+        ("jax", ["jax", "test"]),
+        ("constraints", ["cpu", "gpu", "jax", "test", "dev", "bench", "slurm"]),
+    ],
 )
 def test_a_lock_meets_every_requirement_everywhere(lock, extras):
     for environment in ENVIRONMENTS:
@@ -155,11 +159,11 @@ def test_a_lock_meets_every_requirement_everywhere(lock, extras):
 def test_locks_agree():
     for environment in ENVIRONMENTS:
         everything = pins("constraints", environment)
-        for lock in ("cpu", "gpu"):
+        for lock in ("cpu", "gpu", "jax"):
             assert pins(lock, environment).items() <= everything.items()
 
 
-@pytest.mark.parametrize("lock", ["cpu", "gpu"])
+@pytest.mark.parametrize("lock", ["cpu", "gpu", "jax"])
 def test_installed_files_are_checked_by_hash(lock):
     text = (ROOT / "locks" / f"{lock}.txt").read_text(encoding="utf-8")
     blocks = re.split(r"\n(?=[a-z0-9])", text)[1:]
@@ -177,6 +181,13 @@ def test_exactly_one_tensorflow():
             assert len(asked) == 1, (extra, environment)
     assert any(name.startswith("nvidia-") for name in pins("gpu", ENVIRONMENTS[0]))
     assert not any(name.startswith("nvidia-") for environment in ENVIRONMENTS for name in pins("cpu", environment))
+
+
+def test_jax_comes_without_tensorflow_and_the_others_without_jax():
+    for environment in ENVIRONMENTS:
+        assert {"jax", "jaxlib", "keras"} <= pins("jax", environment).keys()
+        assert not {"tensorflow", "tensorflow-cpu"} & pins("jax", environment).keys()
+        assert not {"jax", "jaxlib"} & (pins("cpu", environment).keys() | pins("gpu", environment).keys())
 
 
 def test_one_version_number():
@@ -298,7 +309,7 @@ def script(path: Path, body: str) -> Path:
 @needs_make
 def test_make_alone_lists_the_commands():
     listed = re.findall(r"^  make ([a-z-]+)", make().stdout, re.MULTILINE)
-    assert {"demo", "smoke", "pilot", "test", "lab", "lint", "lock", "bench", "setup", "clean-env"} <= set(listed)
+    assert {"demo", "smoke", "pilot", "test", "test-jax", "lab", "lint", "lock", "bench", "setup", "clean-env"} <= set(listed)
 
 
 @needs_make
@@ -363,6 +374,15 @@ def test_cuda_wheels_where_a_gpu_is_found(tmp_path, nvidia_smi, lock):
     script(tmp_path / "nvidia-smi", nvidia_smi + "\n")
     plan = make("--dry-run", "setup", f"VENV={tmp_path / 'env'}", accelerator=None, path=f"{tmp_path}{os.pathsep}")
     assert f"--requirement locks/{lock}.txt" in plan.stdout
+
+
+@needs_make
+def test_jax_has_an_environment_of_its_own(tmp_path):
+    """Also where TensorFlow's is for a GPU."""
+    for accelerator in ("cpu", "gpu"):
+        plan = make("--dry-run", "test-jax", f"VENV={tmp_path / 'env'}", accelerator=accelerator).stdout
+        assert "--requirement locks/jax.txt" in plan and "locks/cpu.txt" not in plan and "locks/gpu.txt" not in plan
+        assert f'"{tmp_path}/env-jax/bin/python" -m pytest' in plan and f'"{tmp_path}/env/bin/python"' not in plan
 
 
 # --- what may not stand in the project ------------------------------------------------------------------------------------------

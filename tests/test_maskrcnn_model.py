@@ -157,6 +157,7 @@ def test_wrong_input_is_refused_before_it_is_used(model):
         model.fit(x["images"])
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("backbone", "neck"), [("r50", "fpn"), ("r101", "c4"), ("r101", "dc5")])
 def test_rows_of_table_3_can_be_built(backbone, neck):
     """With heads of detectron2's sizes; the other rows are built in test_maskrcnn_peers.py."""
@@ -175,6 +176,7 @@ def test_rows_of_table_3_can_be_built(backbone, neck):
     assert not any(v.path.split("/")[-2].startswith(("stem", "res2")) for v in model.trainable_variables)
 
 
+@pytest.mark.large
 def test_ramesh2021_trains_with_its_optimizer():
     settings = ramesh2021()
     assert ramesh2021_optimizer().global_clipnorm == 5.0 and ramesh2021_optimizer().clipnorm is None

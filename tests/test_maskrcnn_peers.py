@@ -105,7 +105,12 @@ def rows_matched(ours, valid, theirs, moved_at_most=0.05):
     return rows
 
 
-@pytest.fixture(scope="module", params=TORCHVISION + DETECTRON2)
+def parameters(names):
+    """A small network of each library is enough where every shape is compiled (make test-jax)."""
+    return [name if name in ("B_r18_fpn", "D_r50_dc5") else pytest.param(name, marks=pytest.mark.large) for name in names]
+
+
+@pytest.fixture(scope="module", params=parameters(TORCHVISION + DETECTRON2))
 def case(request):
     keras.backend.clear_session()
     return Peer(request.param)
@@ -207,7 +212,7 @@ def test_detections_and_masks(case):
 # training
 
 
-@pytest.fixture(scope="module", params=["B_r18_fpn", "A_r50_fpn"])
+@pytest.fixture(scope="module", params=parameters(["B_r18_fpn", "A_r50_fpn"]))
 def trained(request):
     keras.backend.clear_session()
     return Peer(request.param)
@@ -261,6 +266,7 @@ def test_one_step_of_fit_follows_the_peers_gradients(trained):
     assert gaps[worst] < 1e-3, worst
 
 
+@pytest.mark.large
 def test_padded_batch():
     keras.backend.clear_session()
     case = Peer("A_r50_fpn")

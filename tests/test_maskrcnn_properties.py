@@ -10,7 +10,7 @@ from keras import ops
 from covidcxr.maskrcnn.boxes import decode, encode
 from covidcxr.maskrcnn.detections import detect
 from covidcxr.maskrcnn.masks import mask_targets, paste_masks
-from covidcxr.maskrcnn.model import MaskRCNN
+from covidcxr.maskrcnn.model import LOSSES, MaskRCNN
 from covidcxr.maskrcnn.nms import nms
 from covidcxr.maskrcnn.roi_align import roi_align
 from covidcxr.maskrcnn.settings import Anchors, Detections, Proposals, ProposalTraining, RegionTraining, Settings
@@ -133,7 +133,9 @@ def test_suppression_does_not_depend_on_scale_and_keeps_what_it_should():
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(5)
-    return MaskRCNN(SMALL)
+    model = MaskRCNN(SMALL)
+    model.compile(jit_compile=keras.backend.backend() == "jax")
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -154,27 +156,29 @@ def batch():
 
 def test_images_of_a_batch_do_not_see_each_other(model, batch):
     images = {key: batch[key] for key in ("images", "sizes")}
-    found = {key: number(value) for key, value in model(tensors(images)).items()}
+    found = model.predict(images, verbose=0)
     assert found["valid"].any(axis=1).all()
-    swapped = model(tensors({key: value[::-1].copy() for key, value in images.items()}))
-    for key, value in swapped.items():
-        np.testing.assert_allclose(number(value)[::-1], found[key], atol=1e-3, err_msg=key)
-    alone = model(tensors({key: value[1:] for key, value in images.items()}))
-    for key, value in alone.items():
-        np.testing.assert_allclose(number(value), found[key][1:], atol=1e-3, err_msg=key)
+    swapped = model.predict({key: value[::-1] for key, value in images.items()}, verbose=0)
+    alone = model.predict({key: value[1:] for key, value in images.items()}, verbose=0)
+    for key, value in found.items():
+        np.testing.assert_allclose(swapped[key][::-1], value, atol=1e-3, err_msg=key)
+        np.testing.assert_allclose(alone[key], value[1:], atol=1e-3, err_msg=key)
 
 
 def test_losses_depend_neither_on_the_order_of_objects_nor_on_padding(model, batch):
-    losses = {key: float(value) for key, value in model(tensors(batch), training=True).items()}
-    assert all(value > 0 for value in losses.values()), losses
+    def losses_of(batch):
+        return model.test_on_batch(batch, return_dict=True)
+
+    losses = losses_of(batch)
+    assert set(losses) == {"loss", *LOSSES} and all(value > 0 for value in losses.values()), losses
     order = [2, 0, 1]
     turned = {key: value[:, order] if key in ("boxes", "labels", "valid", "masks") else value for key, value in batch.items()}
     others = dict(batch)  # whatever stands in the row that is not valid
     others["boxes"], others["masks"], others["labels"] = (batch[key].copy() for key in ("boxes", "masks", "labels"))
     others["boxes"][1, 2], others["masks"][1, 2], others["labels"][1, 2] = 0, ~batch["masks"][1, 2], 0
     for changed in (turned, others):
-        for key, value in model(tensors(changed), training=True).items():
-            np.testing.assert_allclose(float(value), losses[key], rtol=1e-4, err_msg=key)
+        for key, value in losses_of(changed).items():
+            np.testing.assert_allclose(value, losses[key], rtol=1e-4, err_msg=key)
 
 
 def test_proposals_that_are_not_valid_change_nothing(batch):
