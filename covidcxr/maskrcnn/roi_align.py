@@ -71,36 +71,35 @@ def sample_regions(table, first, height, width, boxes, size, samples, aligned):
         boxes: (N, R, 4), in cells of that map.
         size, samples, aligned: as for `roi_align`.
     """
-    rows = _interpolate(boxes[..., 1], boxes[..., 3], height, size * samples, aligned)
-    columns = _interpolate(boxes[..., 0], boxes[..., 2], width, size * samples, aligned)
-    dtype = table.dtype if backend.is_float_dtype(table.dtype) else "float32"
+    rows = _interpolate(boxes[..., 1], boxes[..., 3], height, size, samples, aligned)
+    columns = _interpolate(boxes[..., 0], boxes[..., 2], width, size, samples, aligned)
     values = 0.0
+    # One term per sample and corner, each as large as the result: all samples at once, averaged afterwards, would take samples²
+    # times the memory, and their mean most of the time.
     for row, row_weight in rows:
         for column, column_weight in columns:
             cell = (first[..., None] + row * width[..., None])[..., :, None] + column[..., None, :]
-            weight = ops.cast(row_weight[..., :, None] * column_weight[..., None, :], dtype)
-            values = values + ops.cast(ops.take(table, cell, axis=0), dtype) * weight[..., None]
-    regions, channels = boxes.shape[1], table.shape[-1]
-    if samples == 1:
-        return values
-    values = ops.reshape(values, (-1, regions, size, samples, size, samples, channels))
-    return ops.mean(values, axis=(3, 5))
+            weight = row_weight[..., :, None] * column_weight[..., None, :]
+            values = values + ops.cast(ops.take(table, cell, axis=0), "float32") * weight[..., None]
+    return ops.cast(values, table.dtype) if backend.is_float_dtype(table.dtype) else values
 
 
-def _interpolate(low, high, cells, points, aligned):
-    """The two neighbours of `points` evenly spread points along one axis, each with its weight: pairs of (N, R, points).
+def _interpolate(low, high, cells, bins, samples, aligned):
+    """Cells along one axis and their shares in each bin: `2 * samples` pairs of (N, R, bins), two neighbours for each sample.
 
-    Points more than a cell outside count as 0, those less take the border's value.
+    Samples are evenly spread. Those more than a cell outside count as 0, those less take the border's value.
     """
     offset = 0.5 if aligned else 0.0
     length = high - low if aligned else ops.maximum(high - low, 1.0)
-    middle = (ops.arange(points, dtype="float32") + 0.5) / points
-    position = (low - offset)[..., None] + middle * length[..., None]
     last = ops.cast(cells, "float32")[..., None]
-    inside = ops.cast((position >= -1.0) & (position <= last), "float32")
-    position = ops.clip(position, 0.0, last - 1.0)
-    before = ops.floor(position)
-    share = position - before
-    before = ops.cast(before, "int32")
-    after = ops.minimum(before + 1, cells[..., None] - 1)
-    return [(before, (1.0 - share) * inside), (after, share * inside)]
+    pairs = []
+    for sample in range(samples):
+        middle = (ops.arange(bins, dtype="float32") + (sample + 0.5) / samples) / bins
+        position = (low - offset)[..., None] + middle * length[..., None]
+        share = ops.cast((position >= -1.0) & (position <= last), "float32") / samples
+        position = ops.clip(position, 0.0, last - 1.0)
+        before = ops.floor(position)
+        beyond = (position - before) * share
+        before = ops.cast(before, "int32")
+        pairs += [(before, share - beyond), (ops.minimum(before + 1, cells[..., None] - 1), beyond)]
+    return pairs
