@@ -1,10 +1,11 @@
 """Augmentation: random changes of an image together with its masks, one recipe per paper, made of albumentations' transforms.
 
 A recipe has two parts: a frozen dataclass with every value that its paper prints, which notebooks read and change, and a
-function of the same name in small letters that makes the transforms from it. `apply` runs any of them:
+function of the same name in small letters that makes the transforms from it. `draw` runs any of them, and `apply` does so for
+objects with labels:
 
-    recipe = augment.ramesh2021()
-    image, masks, labels = augment.apply(recipe, image, masks, labels, seed=1)
+    image, masks = augment.draw(augment.tang2020(320), image, masks, seed=1)
+    image, masks, labels = augment.apply(augment.ramesh2021(), image, masks, labels, seed=1)
 
 Marks: [paper] is printed in the paper, [ours] is not, and says where it comes from.
 """
@@ -104,20 +105,45 @@ class LinearContrast(A.ImageOnlyTransform):
         return np.clip((img - np.float32(MIDDLE)) * np.float32(alpha) + np.float32(MIDDLE), 0, 1)
 
 
-def apply(
-    recipe: A.Compose, image: np.ndarray, masks: np.ndarray, labels: np.ndarray, seed: int, smallest: int = SMALLEST
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(recipe: A.Compose, image: np.ndarray, masks: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """An image and its masks after one draw of a recipe.
 
     The same seed gives the same result, in whatever thread and order; the recipe itself is not changed, and no other random
     state is read or set.
 
     Args:
-        recipe: of this module, or any `albumentations.Compose` that keeps the size.
+        recipe: of this module, or any `albumentations.Compose`.
         image: float32 (H, W) or (H, W, C) in [0, 1].
         masks: bool (n, H, W), n may be 0; they may overlap.
-        labels: (n,).
         seed: not negative.
+
+    Returns:
+        image (in [0, 1]) and all masks, in their order, both of the size that the recipe gives.
+
+    Raises:
+        InputError: for arrays that are not as above.
+    """
+    image, masks = np.asarray(image), np.asarray(masks)
+    _check(image, masks)
+    recipe = copy.deepcopy(recipe)  # transforms keep their random state and last draw in themselves, which threads must not share
+    # Not set_random_seed(seed): that gives each transform a generator of its own from one seed, so that all draw the same
+    # numbers, and an image would be blurred exactly if it was flipped.
+    recipe.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    if not len(masks):
+        changed = recipe(image=image)["image"]
+        return changed, np.zeros((0, *changed.shape[:2]), bool)
+    both = recipe(image=image, masks=_pack(masks))
+    return both["image"], _unpack(both["masks"], len(masks))
+
+
+def apply(
+    recipe: A.Compose, image: np.ndarray, masks: np.ndarray, labels: np.ndarray, seed: int, smallest: int = SMALLEST
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`draw` for objects with labels: what is left of some may be too small to be one.
+
+    Args:
+        recipe, image, masks, seed: as for `draw`.
+        labels: (n,).
         smallest: masks that keep fewer pixels are dropped with their labels; [ours], matterport's program drops empty ones.
             0 keeps all.
 
@@ -127,30 +153,23 @@ def apply(
     Raises:
         InputError: for arrays that are not as above.
     """
-    image, masks, labels = np.asarray(image), np.asarray(masks), np.asarray(labels)
-    _check(image, masks, labels)
-    recipe = copy.deepcopy(recipe)  # transforms keep their random state and last draw in themselves, which threads must not share
-    # Not set_random_seed(seed): that gives each transform a generator of its own from one seed, so that all draw the same
-    # numbers, and an image would be blurred exactly if it was flipped.
-    recipe.set_random_state(np.random.default_rng(seed), random.Random(seed))
-    if not len(masks):
-        return recipe(image=image)["image"], masks, labels
-    changed = recipe(image=image, masks=_pack(masks))
-    moved = _unpack(changed["masks"], len(masks))
+    labels = np.asarray(labels)
+    if labels.shape != np.shape(masks)[:1]:
+        raise InputError(f"Each mask has a label; here are masks {np.shape(masks)} and labels {labels.shape}.")
+    changed, moved = draw(recipe, image, masks, seed)
     kept = np.count_nonzero(moved, axis=(1, 2)) >= smallest
-    return changed["image"], moved if kept.all() else moved[kept], labels[kept]
+    return changed, moved if kept.all() else moved[kept], labels[kept]
 
 
-def _check(image: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> None:
+def _check(image: np.ndarray, masks: np.ndarray) -> None:
     if image.dtype != np.float32 or image.ndim not in (2, 3) or 0 in image.shape:
         raise InputError(f"An image is float32 (H, W) or (H, W, C); this one is {image.dtype} {image.shape}.")
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # also NaN
         raise InputError(f"An image is in [0, 1]; this one goes from {low:g} to {high:g}.")
-    if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != image.shape[:2] or labels.shape != masks.shape[:1]:
+    if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != image.shape[:2]:
         raise InputError(
-            f"Masks are bool (n, {image.shape[0]}, {image.shape[1]}), as the image, and labels (n,); here are masks "
-            f"{masks.dtype} {masks.shape} and labels {labels.shape}."
+            f"Masks are bool (n, {image.shape[0]}, {image.shape[1]}), as the image; these are {masks.dtype} {masks.shape}."
         )
 
 

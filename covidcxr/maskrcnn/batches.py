@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from covidcxr.errors import InputError
+from covidcxr.feeding import check_image
 from covidcxr.maskrcnn.settings import Settings
 
 STEP = 32  # the coarsest stride of a backbone
@@ -86,27 +87,6 @@ def check_batch(arrays: Mapping[str, np.ndarray], settings: Settings) -> None:
             height, width = (int(x) for x in arrays["sizes"][i]) if "sizes" in arrays else image.shape[:2]
             boxes, labels, masks = (np.asarray(arrays[key][i])[valid] for key in ("boxes", "labels", "masks"))
             check_objects(boxes, labels, masks[:, :height, :width], (height, width), settings, f"image {i}")
-
-
-def check_image(image: np.ndarray, name: str) -> None:
-    """Raises InputError unless `image` is (H, W, 1) or (H, W, 3), floating, finite, in [0, 1] and not empty."""
-    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
-        raise InputError(f"{name}: an image must be (H, W), (H, W, 1) or (H, W, 3); this one is {image.shape}.")
-    if not np.issubdtype(image.dtype, np.floating):
-        raise InputError(
-            f"{name}: an image must be floating, in [0, 1]; this one is {image.dtype}, {image.min()} ... {image.max()}. "
-            "Divide 8-bit images by 255; window 16-bit images and CT first."
-        )
-    low, high = float(image.min()), float(image.max())
-    if not np.isfinite(low + high):
-        row, column = np.argwhere(~np.isfinite(image))[0][:2]
-        bad = int((~np.isfinite(image)).sum())
-        raise InputError(f"{name}: {bad} pixels are NaN or infinite, the first in row {row}, column {column}.")
-    if low < 0 or high > 1:
-        kind = "8-bit, to be divided by 255" if 0 <= low and high <= 255 else "16-bit or CT, to be windowed to [0, 1]"
-        raise InputError(f"{name}: an image must be in [0, 1]; this one goes from {low:g} to {high:g}. It may be {kind}.")
-    if high == 0:
-        raise InputError(f"{name}: all pixels are 0. Was it read, and windowed, as it should?")
 
 
 def check_objects(

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import keras
 import numpy as np
 
-from covidcxr.errors import InputError, ParameterError
-from covidcxr.maskrcnn.batches import batch, boxes_of_masks, check_image, check_objects, check_shape
+from covidcxr import feeding
+from covidcxr.errors import InputError
+from covidcxr.feeding import check_image
+from covidcxr.maskrcnn.batches import batch, boxes_of_masks, check_objects, check_shape
 from covidcxr.maskrcnn.settings import Settings
 
 Change = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -27,20 +28,14 @@ class Example(Protocol):
     def labels(self) -> np.ndarray: ...  # int32 (n,), from 1
 
 
-class Feed(keras.utils.PyDataset):
+class Feed(feeding.Feed):
     """Examples as `MaskRCNN.fit` and `evaluate` take them, one epoch after the other.
 
         recipe = augment.ramesh2021()
         feed = Feed(examples, settings, (1024, 1024), 2, steps=200, change=partial(augment.apply, recipe))
         model.fit(feed, epochs=30)
 
-    Shuffled, the examples come as one long row of passes, each pass all of them in an order of its own, and an epoch is the next
-    `steps` batches of that row: none comes again before all have come. Not shuffled, every epoch starts with the first example:
-    what is validated stays the same. Either way every batch is full, the last one with examples of the next pass, since
-    TensorFlow and JAX compile for one shape.
-
-    What a batch holds depends on `seed`, the epoch and its position in the epoch alone. So threads change nothing, and a training
-    that goes on in epoch k with `first_epoch=k` is fed as if it had never stopped.
+    Which example stands where, and how threads and a training that goes on are fed the same, says `feeding.Feed`.
 
     Args:
         examples: see `Example`. All are checked when the feed is made. Of more instances than `settings.largest_instances` the
@@ -50,11 +45,7 @@ class Feed(keras.utils.PyDataset):
         batch_size: images.
         steps: batches per epoch; None: as many as hold all examples once.
         change: what is done to an example before it enters a batch, with a new seed each time; None: nothing.
-        shuffle: see above.
-        seed: of the order and of `change`, not negative.
-        first_epoch: how many epochs were done before.
-        workers: threads. Keras starts them from 2 on; with fewer, TensorFlow still makes batches ahead on one thread of its own,
-            on JAX and PyTorch the network waits for each.
+        shuffle, seed, first_epoch, workers: as for `feeding.Feed`.
         max_queue_size: batches that may be ready, with 2 workers and more; each takes 4 + `settings.largest_instances` bytes per
             pixel of its (grey) images.
 
@@ -76,15 +67,8 @@ class Feed(keras.utils.PyDataset):
         workers: int = 2,
         max_queue_size: int = 4,
     ):
-        super().__init__(workers=workers, max_queue_size=max_queue_size)
-        if not len(examples):
-            raise InputError("A feed needs at least one example; there is none.")
-        if batch_size < 1 or (steps is not None and steps < 1):
-            raise ParameterError(f"batch_size and steps must be at least 1; they are {batch_size} and {steps}.")
-        self.examples, self.settings, self.shape, self.batch_size = examples, settings, shape, batch_size
-        self.steps = -(-len(examples) // batch_size) if steps is None else steps
-        self.change, self.shuffle, self.seed, self.epoch = change, shuffle, seed, first_epoch
-        self._begun = False
+        super().__init__(len(examples), batch_size, steps, shuffle, seed, first_epoch, workers, max_queue_size)
+        self.examples, self.settings, self.shape, self.change = examples, settings, shape, change
         for example in examples:
             self._check(example)
 
@@ -93,40 +77,18 @@ class Feed(keras.utils.PyDataset):
         """Instances that are left out of every pass, since their images have more than `settings.largest_instances`."""
         return sum(max(0, len(example.masks) - self.settings.largest_instances) for example in self.examples)
 
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray]]:
-        """Batch `index` of the present epoch, in the tuple in which Keras wants x alone."""
-        chosen = []
-        for position in range(index * self.batch_size, (index + 1) * self.batch_size):
-            example = self.examples[self._row(position)]
-            chosen.append((example.name, *self._changed(example, position)))
+    def make(self, drawn: list[tuple[int, int]]) -> tuple[dict[str, np.ndarray]]:
+        """A batch, in the tuple in which Keras wants x alone."""
+        chosen = [(self.examples[number].name, *self._changed(self.examples[number], seed)) for number, seed in drawn]
         names, images, objects = zip(*chosen, strict=True)
         return (batch(images, objects, self.settings, self.shape, names),)
 
-    def on_epoch_begin(self) -> None:
-        self._begun = True
-
-    def on_epoch_end(self) -> None:
-        # Keras also calls this before the first epoch. It is only here, with no thread at work, that the epoch may change.
-        self.epoch += self._begun
-        self._begun = False
-
-    def _row(self, position: int) -> int:
-        """Which example stands at a position of the present epoch."""
-        if not self.shuffle:
-            return position % len(self.examples)
-        turn, place = divmod(self.epoch * self.steps * self.batch_size + position, len(self.examples))
-        return int(np.random.default_rng((self.seed, 0, turn)).permutation(len(self.examples))[place])
-
-    def _changed(self, example: Example, position: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _changed(self, example: Example, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """An image and its objects."""
         image, (masks, labels) = example.image, self._largest(example)
         try:
             if self.change is not None:
-                seed = np.random.SeedSequence((self.seed, 1, self.epoch, position)).generate_state(1, np.uint64)
-                image, masks, labels = self.change(image, masks, labels, int(seed[0]))
+                image, masks, labels = self.change(image, masks, labels, seed)
             return image, {"boxes": boxes_of_masks(masks), "labels": labels, "masks": masks}
         except InputError as error:
             raise InputError(f"{example.name}: {error}") from error
