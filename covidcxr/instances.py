@@ -64,9 +64,14 @@ def fit(picture: np.ndarray, longer_side: int) -> np.ndarray:
     A mask keeps the pixels that it covers by more than half.
     """
     scale = longer_side / max(picture.shape)
-    shape = tuple(max(1, round(side * scale)) for side in picture.shape)
-    fitted = resize(picture.astype(np.float32), (shape[0], shape[1])).clip(0.0, 1.0)
-    return fitted.round().astype(bool) if picture.dtype == bool else fitted
+    height, width = (max(1, round(side * scale)) for side in picture.shape)
+    return stretch(picture, (height, width))
+
+
+def stretch(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A picture (H, W), float or bool, brought to `shape`, whatever becomes of its proportions; masks as in `fit`."""
+    stretched = resize(picture.astype(np.float32), shape).clip(0.0, 1.0)
+    return stretched.round().astype(bool) if picture.dtype == bool else stretched
 
 
 def instances(name: str, patient: str, image: np.ndarray, masks: Sequence[np.ndarray], longer_side: int) -> Instances:

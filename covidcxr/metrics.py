@@ -119,6 +119,94 @@ def paired_difference(
     return mean, low, high, p
 
 
+SMOOTH = 1e-5
+"""What segmentation_models adds above and below a fraction."""
+
+READINGS = {
+    "soft": "probabilities, summed over each batch, mean over batches (segmentation_models)",
+    "both empty = 1": "masks, mean over images; both empty counts as right",
+    "skip empty": "masks, mean over images; both empty is left out",
+    "pooled": "masks, pixels of all images together",
+}
+
+
+def overlap_sums(probability: np.ndarray, truth: np.ndarray, *, threshold: float = 0.5) -> dict[str, float]:
+    """The sums over an image's pixels from which every reading of IoU and F1 follows (`overlap_readings`).
+
+    Args:
+        probability: (H, W) in [0, 1].
+        truth: bool (H, W).
+        threshold: probability from which a pixel is predicted.
+
+    Returns:
+        `true` and, of the probabilities, `soft_predicted` and `soft_both` (their sum over the truth); of the mask, `predicted`
+        and `both`.
+    """
+    mask = probability >= threshold
+    _check_pair(mask, truth)
+    return {
+        "true": float(np.count_nonzero(truth)),
+        "soft_predicted": float(probability.sum(dtype=np.float64)),
+        "soft_both": float(probability[truth].sum(dtype=np.float64)),
+        "predicted": float(np.count_nonzero(mask)),
+        "both": float(np.count_nonzero(mask & truth)),
+    }
+
+
+def overlap_readings(sums: pd.DataFrame, *, batch_size: int, seed: int) -> pd.DataFrame:
+    """Four readings of the IoU and the F1 score (Dice) of the same predictions.
+
+    Args:
+        sums: one row per image: `patient` and the columns of `overlap_sums`. Batches are `batch_size` rows after one another, the
+            last of them perhaps smaller, as `Model.evaluate` makes them.
+        batch_size: images.
+        seed: of the bootstrap over patients.
+
+    Returns:
+        One row per score ("IoU", "F1") and reading (`READINGS`): `score`, `reading`, `value`, `low`, `high`, `n`, `unit` of n. The
+        soft reading is `segmentation_models.metrics` with its defaults (threshold None, per_image False, smooth 1e-5); it hangs on
+        which images share a batch, so it has no interval. A reading without any image is NaN.
+    """
+    import pandas as pd
+
+    rows = []
+    for score, weight in (("IoU", 1.0), ("F1", 2.0)):
+        soft = _by_batch(sums, batch_size, weight)
+        rows.append({"score": score, "reading": "soft", "value": soft.mean(), "n": len(soft), "unit": "batches"})
+        for reading, rule in (("both empty = 1", "one"), ("skip empty", "skip")):
+            values = _fraction(sums.both, sums.predicted, sums.true, weight).fillna(_empty_score(rule)).to_numpy()  # type: ignore[arg-type]
+            kept = np.isfinite(values)
+            mean, low, high = bootstrap_mean(values, sums.patient, seed=seed) if kept.any() else (np.nan,) * 3
+            rows.append({"score": score, "reading": reading, "value": mean, "low": low, "high": high, "n": int(kept.sum()),
+                         "unit": "images"})
+        rows.append({"score": score, "reading": "pooled", **_pooled(sums, weight, seed), "n": len(sums), "unit": "images"})
+    return pd.DataFrame(rows, columns=["score", "reading", "value", "low", "high", "n", "unit"])
+
+
+def _fraction(both, predicted, true, weight: float, smooth: float = 0.0):
+    """weight · |A ∩ B| over |A ∪ B| for weight 1, over |A| + |B| for weight 2; NaN for nothing over nothing."""
+    return (weight * both + smooth) / (predicted + true - (2 - weight) * both + smooth)
+
+
+def _by_batch(sums: pd.DataFrame, batch_size: int, weight: float) -> pd.Series:
+    batches = sums[["soft_both", "soft_predicted", "true"]].groupby(np.arange(len(sums)) // batch_size).sum()
+    return _fraction(batches.soft_both, batches.soft_predicted, batches.true, weight, SMOOTH)
+
+
+def _pooled(sums: pd.DataFrame, weight: float, seed: int) -> dict[str, float]:
+    counts = sums[["both", "predicted", "true"]].to_numpy()
+
+    def of(rows: np.ndarray) -> float:
+        both, predicted, true = counts[rows].sum(axis=0)
+        return _fraction(both, predicted, true, weight) if predicted + true else np.nan
+
+    value = of(np.arange(len(counts)))
+    if sums.patient.nunique() < 2 or not np.isfinite(value):
+        return {"value": value, "low": np.nan, "high": np.nan}
+    low, high = cluster_bootstrap(of, sums.patient, seed=seed)
+    return {"value": value, "low": low, "high": high}
+
+
 def t_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Mean and Student-t interval (mean, low, high) of independent values: the method that ramesh2021 names for its margins."""
     from scipy import stats

@@ -31,6 +31,16 @@ def phantom_smoke() -> Path:
     return phantom.ensure_cohort("smoke")
 
 
+@pytest.fixture(scope="session")
+def segmentation_models():
+    """The library that tang2020 used, on TensorFlow."""
+    pytest.importorskip("tensorflow")
+    os.environ.setdefault("SM_FRAMEWORK", "tf.keras")
+    import segmentation_models
+
+    return segmentation_models
+
+
 PARAMETERS = """
     data: str = "phantom:smoke"  # unused here
     seed: int = 0

@@ -137,3 +137,70 @@ def test_a_summary_counts_images_once_however_often_they_were_scored():
     by_image = repeats.groupby("case").agreement.mean()
     assert model.agreement_margin == pytest.approx(by_image.mean() - metrics.t_interval(by_image)[1])
     assert summary.loc["nothing"].iou == 0 and model.false_alarms == 0 and model.without_lesion == 1
+
+
+# ---- readings of one set of probabilities ------------------------------------------------------------------------------
+
+
+def sums(probabilities, truths, patients=None) -> pd.DataFrame:
+    rows = [metrics.overlap_sums(p, t) for p, t in zip(probabilities, truths, strict=True)]
+    return pd.DataFrame(rows).assign(patient=patients or [str(i) for i in range(len(rows))])
+
+
+def readings(table, batch_size=2) -> dict[tuple[str, str], float]:
+    found = metrics.overlap_readings(table, batch_size=batch_size, seed=0)
+    return {(row.score, row.reading): row.value for row in found.itertuples()}
+
+
+@pytest.fixture
+def guesses():
+    """Seven images, three of them empty, one of these predicted as empty."""
+    random = np.random.default_rng(3)
+    truths = random.random((7, 12, 10)) < 0.3
+    truths[[1, 4, 5]] = False
+    probabilities = np.clip(random.random((7, 12, 10)) * 0.6 + 0.3 * truths, 0, 1).astype(np.float32)
+    probabilities[4] *= 0.01
+    return probabilities, truths
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_the_soft_reading_is_that_of_segmentation_models(guesses, segmentation_models, batch_size):
+    probabilities, truths = guesses
+    batches = [slice(start, start + batch_size) for start in range(0, 7, batch_size)]
+    found = readings(sums(*guesses), batch_size)
+    for name, theirs in (("IoU", segmentation_models.metrics.iou_score), ("F1", segmentation_models.metrics.f1_score)):
+        values = [float(theirs(truths[b][..., None].astype("float32"), probabilities[b][..., None])) for b in batches]
+        assert found[name, "soft"] == pytest.approx(np.mean(values), rel=1e-5)
+
+
+def test_hard_readings_are_means_over_images_by_their_rule(guesses):
+    probabilities, truths = guesses
+    found = readings(sums(*guesses))
+    masks = probabilities >= 0.5
+    for name, score in (("IoU", metrics.iou), ("F1", metrics.dice)):
+        for reading, rule in (("both empty = 1", "one"), ("skip empty", "skip")):
+            values = [score(mask, truth, empty=rule) for mask, truth in zip(masks, truths, strict=True)]
+            assert found[name, reading] == pytest.approx(np.nanmean(values))
+        assert found[name, "pooled"] == pytest.approx(score(masks.reshape(7, -1), truths.reshape(7, -1), empty="skip"))
+    table = metrics.overlap_readings(sums(*guesses), batch_size=2, seed=0).set_index(["score", "reading"])
+    assert table.n["IoU", "soft"] == 4 and table.n["IoU", "both empty = 1"] == 7 and table.n["IoU", "skip empty"] == 6
+    hard = table.drop("soft", level="reading")
+    assert ((hard.low <= hard.value) & (hard.value <= hard.high)).all() and table.low.isna().sum() == 2
+
+
+def test_2_4e_10_is_probability_left_on_images_without_opacity():
+    """Nothing above one half anywhere: right by every hard rule, next to zero by the soft one, as 1e-5 over what is left."""
+    truth = np.zeros((320, 320), bool)
+    left = 1e-5 / 2.4e-10 / (2 * 320 * 320)
+    assert left < 0.5
+    found = readings(sums([np.full((320, 320), left)] * 4, [truth] * 4))
+    assert found["IoU", "soft"] == pytest.approx(2.4e-10, rel=1e-6)
+    assert found["IoU", "both empty = 1"] == 1 and np.isnan(found["IoU", "skip empty"]) and np.isnan(found["IoU", "pooled"])
+    silent = readings(sums([np.zeros((320, 320))] * 4, [truth] * 4))
+    assert silent["IoU", "soft"] == 1
+
+
+def test_an_image_of_a_perfect_prediction_scores_one_by_every_reading():
+    truth = np.zeros((3, 8, 8), bool)
+    truth[:, 2:5, 2:5] = True
+    assert set(readings(sums(truth.astype(np.float32), truth)).values()) == {1.0}
