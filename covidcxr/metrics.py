@@ -163,9 +163,9 @@ def overlap_readings(sums: pd.DataFrame, *, batch_size: int, seed: int) -> pd.Da
         seed: of the bootstrap over patients.
 
     Returns:
-        One row per score ("IoU", "F1") and reading (`READINGS`): `score`, `reading`, `value`, `low`, `high`, `n`, `unit` of n. The
-        soft reading is `segmentation_models.metrics` with its defaults (threshold None, per_image False, smooth 1e-5); it hangs on
-        which images share a batch, so it has no interval. A reading without any image is NaN.
+        One row per score ("IoU", "F1") and reading (`READINGS`): `score`, `reading`, `value`, `low`, `high`, `n`, `unit` of n.
+        The soft reading is `segmentation_models.metrics` with its defaults (threshold None, per_image False, smooth 1e-5); it
+        hangs on which images share a batch, so it has no interval. A reading without any image is NaN.
     """
     import pandas as pd
 

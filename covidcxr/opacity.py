@@ -6,8 +6,8 @@
     table = opacity.measure(model, pictures, batch_size=8)         # one row per image, percentages included
 
 tang2020, section 2.4, cuts to the lungs: "The input X-ray image was then cropped to only keep the lung regions by mapping the
-original image with the lung contour segmentation." That may mean that the rest was made black (*mapping*), that the rectangle around
-the lungs was cut out (*cropped*), or both; no program was published that would tell. `Crop` offers all of them.
+original image with the lung contour segmentation." That may mean that the rest was made black (*mapping*), that the rectangle
+around the lungs was cut out (*cropped*), or both; no program was published that would tell. `Crop` offers all of them.
 
 ramesh2021's baseline sees whole radiographs and projections: `of_instances` makes squares of what notebook 03 learns from.
 """
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from covidcxr.datasets.base import Dataset
 
 Crop = Literal["box_and_blank", "box", "blank", "none"]
-"""What is kept of an image: the rectangle around the lungs with the rest black, that rectangle, the whole image with the rest black,
-or all of it."""
+"""What is kept of an image: the rectangle around the lungs with the rest black, that rectangle, the whole image with the rest
+black, or all of it."""
 
 THRESHOLD = 0.5
 """Probability from which a pixel counts as opacity."""
@@ -195,8 +195,8 @@ def measure(model, pictures: Iterable[Picture], *, batch_size: int = _BATCH, thr
     """What a model says of pictures, in one pass and with memory that does not grow with their number.
 
     Returns:
-        One row per picture: `case`, `data_set`, `patient`, `manual_percentage`, `predicted_percentage` (of the picture's lungs; NaN
-        where it has none), and the columns of `metrics.overlap_sums` (NaN where no opacity was drawn).
+        One row per picture: `case`, `data_set`, `patient`, `manual_percentage`, `predicted_percentage` (of the picture's lungs;
+        NaN where it has none), and the columns of `metrics.overlap_sums` (NaN where no opacity was drawn).
     """
     import pandas as pd
 
