@@ -1,5 +1,7 @@
 """The model as a whole: prediction, files, precision, weights of other class counts."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -129,6 +131,90 @@ def test_mixed_precision_keeps_boxes_in_float32():
     assert {keras.backend.standardize_dtype(found[key].dtype) for key in ("boxes", "scores", "masks")} == {"float32"}
     losses = model(x, training=True)
     assert all(keras.backend.standardize_dtype(v.dtype) == "float32" and np.isfinite(float(v)) for v in losses.values())
+
+
+class Batches(keras.utils.PyDataset):
+    """One batch of two ellipses in pictures of `side`."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.x = batch(*ellipses(2, side), SMALL)
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return (self.x,)
+
+
+def test_one_model_takes_images_of_many_shapes(model, tmp_path):
+    """One after the other: in prediction, in training, whole arrays, single batches and data sets of batches."""
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    for shape, predict in (((64, 64, 1), model.predict_on_batch), ((96, 64, 3), model.predict), ((64, 64, 1), model.predict)):
+        images = np.random.default_rng(0).random((2, *shape), "float32")
+        found = predict(images)
+        for key, value in model(images).items():
+            np.testing.assert_allclose(number(found[key]), number(value), atol=1e-3)
+    small, large = Batches(64), Batches(96)
+    logs = model.fit(small, verbose=0, validation_data=large).history
+    logs |= {f"one {key}": value for key, value in model.train_on_batch(large.x, return_dict=True).items()}
+    logs |= {f"test {key}": value for key, value in model.test_on_batch(small.x, return_dict=True).items()}
+    assert {"loss", "val_loss", "one loss", "test loss"} < set(logs)
+    assert all(np.isfinite(value).all() for value in logs.values())
+
+
+def test_batches_of_several_shapes_in_one_call_are_refused(model):
+    def several():
+        for side in (64, 96):
+            yield (Batches(side).x,)
+
+    if keras.backend.backend() == "tensorflow":  # elsewhere shapes stay known
+        with pytest.raises(InputError, match="the same in all batches"):
+            model.fit(several(), verbose=0)
+    else:
+        model.fit(several(), verbose=0)
+
+
+# Nothing is drawn at random: XLA has another generator.
+EVERYTHING = replace(
+    SMALL,
+    proposal_training=ProposalTraining(samples=2048),
+    region_training=RegionTraining(samples=34, positive_fraction=1.0),
+)
+
+
+def steps_of(policy, jit_compile, count):
+    """The losses of some steps on two pictures, from one start."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        keras.utils.set_random_seed(2)
+        model = MaskRCNN(EVERYTHING)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    optimizer = keras.optimizers.Adam(1e-3)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer) if policy == "mixed_float16" else optimizer
+    model.compile(scaled, jit_compile=jit_compile)
+    x = batch(*ellipses(2), SMALL)
+    logs = [model.train_on_batch(x, return_dict=True) for _ in range(count)]
+    return [{name: float(number(value)) for name, value in one.items()} for one in logs]
+
+
+@pytest.mark.large
+def test_compiled_steps_are_the_plain_ones():
+    for ours, plain in zip(steps_of("float32", True, 2), steps_of("float32", False, 2), strict=True):
+        for name in ("loss", *LOSSES):
+            np.testing.assert_allclose(ours[name], plain[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_learns(policy):
+    """The losses of all anchors agree with those in float32; the others belong to other proposals. And they fall."""
+    plain, logs = steps_of("float32", JIT, 1)[0], steps_of(policy, JIT, 6)
+    for name in ("rpn_class_loss", "rpn_box_loss"):
+        np.testing.assert_allclose(logs[0][name], plain[name], rtol=0.05, atol=0.01, err_msg=name)
+    assert np.isfinite([list(one.values()) for one in logs]).all() and logs[-1]["rpn_class_loss"] < logs[0]["rpn_class_loss"] / 2
 
 
 def test_weight_decay_is_what_it_says():

@@ -46,7 +46,8 @@ class MaskRCNN(keras.Model):
         model.fit(batches)
         detections = model.predict(images)
 
-    On TensorFlow without a GPU pass `jit_compile=False` to `compile`: compiling takes longer there than it saves.
+    On TensorFlow without a GPU pass `jit_compile=False` to `compile`: compiling takes longer there than it saves. Images of
+    another shape than before are compiled for anew: pad those of one collection to one shape.
 
     Args:
         settings: `settings.Settings`.
@@ -72,6 +73,7 @@ class MaskRCNN(keras.Model):
             self.box_head = heads.box_head(s.regions.box_size, channels, foreground)
             self.mask_head = heads.mask_head(s.regions.mask_size, channels, foreground, s.pyramid_channels)
         self.trackers = [keras.metrics.Mean(name=name) for name in LOSSES]
+        self.compiled_shapes: dict[str, tuple[int, ...] | None] = {}
         self.built = True
 
     def call(self, inputs, training=False):
@@ -161,8 +163,9 @@ class MaskRCNN(keras.Model):
         height, width, channels = images.shape[1:]
         if height is None or width is None or height % 32 or width % 32 or channels not in (1, 3):
             raise InputError(
-                "Mask R-CNN takes images (N, H, W, 1 or 3) whose height and width are known and multiples of 32; these are "
-                f"{tuple(images.shape)}. Pad them with zeros at the bottom and right and give their true sizes as `sizes`."
+                "Mask R-CNN takes images (N, H, W, 1 or 3) whose height and width are multiples of 32, the same in all batches "
+                f"of a call; these are {tuple(images.shape)}. Pad them with zeros at the bottom and right to one shape and give "
+                "their true sizes as `sizes`."
             )
         sizes = inputs.get("sizes")
         if sizes is None:
@@ -190,26 +193,48 @@ class MaskRCNN(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         """As `keras.Model.fit`; arrays are checked first (`batches.check_batch`)."""
-        self.check(x)
+        self.prepare("train", x)
         if isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)  # it brings an order; Keras would shuffle by Python's global random state
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`; arrays are checked first."""
-        self.check(x)
+        self.prepare("test", x)
         return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`; arrays are checked first."""
-        self.check(x)
+        self.prepare("predict", x)
         return super().predict(x, *args, **kwargs)
 
-    def check(self, x):
-        """Raises InputError for arrays that are not fit; what makes batches one by one is taken as it is."""
-        x = {"images": x} if isinstance(x, np.ndarray) else x
-        if isinstance(x, dict) and all(isinstance(value, np.ndarray) for value in x.values()):
-            check_batch(x, self.settings)
+    def train_on_batch(self, x, *args, **kwargs):
+        """As `keras.Model.train_on_batch`; arrays are checked first."""
+        self.prepare("train", x)
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def test_on_batch(self, x, *args, **kwargs):
+        """As `keras.Model.test_on_batch`; arrays are checked first."""
+        self.prepare("test", x)
+        return super().test_on_batch(x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`; arrays are checked first."""
+        self.prepare("predict", x)
+        return super().predict_on_batch(x)
+
+    def prepare(self, work, x):
+        """Checks arrays, and has Keras compile `work`, "train", "test" or "predict", anew for images of another shape.
+
+        A function that Keras has compiled for one shape it would widen, on TensorFlow, to any; anchors need theirs known.
+        """
+        images = {"images": x} if isinstance(x, np.ndarray) else x
+        if isinstance(images, dict) and all(isinstance(value, np.ndarray) for value in images.values()):
+            check_batch(images, self.settings)
+        shape = image_shape(x)
+        if shape is None or shape != self.compiled_shapes.get(work):
+            setattr(self, f"{work}_function", None)
+            self.compiled_shapes[work] = shape
 
     def get_config(self):
         return {**super().get_config(), "settings": self.settings.to_dict(), "seed": self.seed}
@@ -217,3 +242,13 @@ class MaskRCNN(keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "settings": Settings.from_dict(config["settings"])})
+
+
+def image_shape(x) -> tuple[int, ...] | None:
+    """Height, width and channels of the images that `fit` or `predict` are given; None where only reading would tell."""
+    x = getattr(x, "element_spec", x)  # of a tf.data.Dataset
+    x = x[0] if isinstance(x, keras.utils.PyDataset) else x
+    x = x[0] if isinstance(x, (tuple, list)) else x
+    images = x.get("images") if isinstance(x, dict) else x
+    shape = tuple(getattr(images, "shape", None) or ())
+    return shape[1:] if len(shape) == 4 and None not in shape[1:] else None
