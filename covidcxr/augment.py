@@ -1,13 +1,13 @@
 """Augmentation: random changes of an image together with its masks, one recipe per paper, made of albumentations' transforms.
 
-A recipe has two parts: a frozen dataclass with every value that its paper prints, which notebooks read and change, and a
+A recipe has two parts: a frozen dataclass with every value of the recipe, which notebooks read and change, and a
 function of the same name in small letters that makes the transforms from it. `draw` runs any of them, and `apply` does so for
 objects with labels:
 
     image, masks = augment.draw(augment.tang2020(320), image, masks, seed=1)
     image, masks, labels = augment.apply(augment.ramesh2021(), image, masks, labels, seed=1)
 
-Marks: [paper] is printed in the paper, [ours] is not, and says where it comes from.
+Marks: [paper] is printed in the paper, [ours] is not, and says where it comes from; `Tang2020` has two more.
 """
 
 import copy
@@ -84,6 +84,95 @@ def ramesh2021(values: Ramesh2021 = Ramesh2021()) -> A.Compose:
             p=v.affine_probability,
         ),
     ])
+
+
+@dataclass(frozen=True)
+class Tang2020:
+    """Values of tang2020, section 2.4, which prints none: it lists transforms in the words of an example of segmentation_models.
+
+    So the values are those of that example, "binary segmentation (camvid)" of release 1.0 [example]; where it leaves one to the
+    library, the default that albumentations had when the paper was written, in 2020 [library]. Ranges are drawn from uniformly.
+    """
+
+    flip_probability: float = 0.5  # [example]
+    affine_probability: float = 1.0  # [example]
+    scale_range: tuple[float, float] = (0.5, 1.5)  # [example] both axes alike
+    shift_range: tuple[float, float] = (-0.1, 0.1)  # [example] share of each side; it does not rotate
+    enlarged: float = 1.1  # [ours] side before the random crop over side after it; see `tang2020`
+    noise_probability: float = 0.2  # [example]
+    noise_deviation_range: tuple[float, float] = (0.01, 0.05)  # [library] share of the range of grey
+    perspective_probability: float = 0.5  # [example]
+    perspective_range: tuple[float, float] = (0.05, 0.1)  # [library] deviation of a corner, share of the sides
+    light_probability: float = 0.9  # [example] of one of these three, each as often as the others
+    equalisation_clip: float = 4.0  # [library] limit of CLAHE, drawn from 1 on, in 8 x 8 tiles
+    brightness_range: tuple[float, float] = (-0.2, 0.2)  # [library] share of the range of grey, added
+    gamma_range: tuple[float, float] = (0.8, 1.2)  # [library]
+    sharpness_probability: float = 0.9  # [example] of one of these three
+    sharpening_range: tuple[float, float] = (0.2, 0.5)  # [library] share of the sharpened image in the result
+    sharpening_lightness: tuple[float, float] = (0.5, 1.0)  # [library] 1 keeps the brightness of what is sharpened
+    blur_size: int = 3  # [example] pixels, of the mean over a square
+    motion_size: int = 3  # [example] pixels, of the mean along a line
+    colour_probability: float = 0.9  # [example] of one of these two
+    contrast_range: tuple[float, float] = (-0.2, 0.2)  # [library] share of the grey value, added
+    hue_range: tuple[float, float] = (-20, 20)  # [library] of 180; an image of one channel has no hue and no saturation
+    saturation_range: tuple[float, float] = (-30, 30)  # [library] of 255
+    value_range: tuple[float, float] = (-20, 20)  # [library] of 255
+
+
+def tang2020(size: int = 320, values: Tang2020 = Tang2020()) -> A.Compose:
+    """The recipe of tang2020, section 2.4, for images of any size: `size` x `size` comes out, 320 in the paper.
+
+    Order and choices are the example's. It takes its "random crops" of 320 x 320 from images of 320 x 480; on images that were
+    "resized to 320 by 320 pixels", as the paper has it, they would do nothing. So here images are first resized to `enlarged`
+    times `size` [ours]. Its brightness, noise, perspective, sharpening, shift and contrast have other names in albumentations
+    today, and the same formulas; a motion blur may now lie in any direction.
+
+    Bilinear for images, means where they shrink; nearest for masks. What comes in from outside is 0 [example].
+    """
+    v, before = values, round(size * values.enlarged)
+    return A.Compose([
+        A.HorizontalFlip(p=v.flip_probability),
+        A.Resize(before, before, mask_interpolation=cv2.INTER_NEAREST_EXACT, area_for_downscale="image"),
+        A.Affine(
+            scale=v.scale_range,
+            keep_ratio=True,
+            translate_percent={"x": v.shift_range, "y": v.shift_range},
+            border_mode=cv2.BORDER_CONSTANT,
+            fill=0,
+            fill_mask=0,
+            p=v.affine_probability,
+        ),
+        A.RandomCrop(size, size),
+        A.GaussNoise(v.noise_deviation_range, per_channel=False, p=v.noise_probability),
+        A.Perspective(v.perspective_range, p=v.perspective_probability),
+        A.OneOf([
+            A.CLAHE((1, v.equalisation_clip), p=1),
+            A.RandomBrightnessContrast(v.brightness_range, (0, 0), p=1),
+            A.RandomGamma(_percent(v.gamma_range), p=1),
+        ], p=v.light_probability),
+        A.OneOf([
+            A.Sharpen(v.sharpening_range, v.sharpening_lightness, p=1),
+            A.Blur((v.blur_size, v.blur_size), p=1),
+            A.MotionBlur((v.motion_size, v.motion_size), p=1),
+        ], p=v.sharpness_probability),
+        A.OneOf([
+            A.RandomBrightnessContrast((0, 0), v.contrast_range, p=1),
+            Colour(v.hue_range, v.saturation_range, v.value_range, p=1),
+        ], p=v.colour_probability),
+    ])
+
+
+def _percent(shares: tuple[float, float]) -> tuple[float, float]:
+    return 100 * shares[0], 100 * shares[1]
+
+
+class Colour(A.HueSaturationValue):
+    """Hue, saturation and value, in 8 bits; of a grey image of one channel the value alone, without albumentations' warning."""
+
+    def apply(self, img: np.ndarray, hue_shift: float, sat_shift: float, val_shift: float, **params: Any) -> np.ndarray:
+        if img.ndim == 2 or img.shape[-1] == 1:
+            hue_shift = sat_shift = 0
+        return super().apply(img, hue_shift, sat_shift, val_shift, **params)
 
 
 class LinearContrast(A.ImageOnlyTransform):
