@@ -157,6 +157,12 @@ def digest(pictures: Iterable[Instances]) -> str:
     return hashed.hexdigest()
 
 
+def draw(pictures: Sequence[Instances], count: int, seed: int) -> list[Instances]:
+    """`count` of the pictures, drawn at random, in their order; all of them where there are fewer."""
+    drawn = np.random.default_rng(seed).permutation(len(pictures))[:count]
+    return [pictures[i] for i in np.sort(drawn)]
+
+
 def unlike(pictures: Sequence[Instances], others: Sequence[Instances]) -> list[Instances]:
     """The pictures of which no near-duplicate is among the others (see `datasets.near_duplicates`)."""
     from covidcxr.datasets.near_duplicates import fingerprint, near_duplicates

@@ -14,11 +14,13 @@ ramesh2021's baseline sees whole radiographs and projections: `of_instances` mak
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
@@ -28,6 +30,7 @@ from covidcxr.errors import InputError, ParameterError
 from covidcxr.instances import Instances, stretch
 
 if TYPE_CHECKING:
+    import keras
     import pandas as pd
 
     from covidcxr.datasets.base import Dataset
@@ -38,6 +41,8 @@ black, or all of it."""
 
 THRESHOLD = 0.5
 """Probability from which a pixel counts as opacity."""
+
+MODEL = "unet.keras"
 
 _AT_ONCE = 4  # images of full size in memory
 _BATCH = 8
@@ -168,11 +173,20 @@ def of_instances(pictures: Iterable[Instances], data_set: str, size: int) -> Ite
         yield Picture(one.name, one.patient, data_set, image, opacity, None, one.original, (0, 0, *one.original))
 
 
-def predict(model, pictures: Iterable[Picture], batch_size: int = _BATCH) -> Iterator[tuple[Picture, np.ndarray]]:
+def digest(pictures: Iterable[Picture]) -> str:
+    """Hash of pictures with their opacities, pixel by pixel: what a training that is loaded again must have been made from."""
+    hashed = hashlib.sha256()
+    for one in pictures:
+        opacity = b"none" if one.opacity is None else np.packbits(one.opacity).tobytes()
+        hashed.update(repr((one.name, one.image.shape)).encode() + np.ascontiguousarray(one.image).tobytes() + opacity)
+    return hashed.hexdigest()
+
+
+def predict(model: keras.Model, pictures: Iterable[Picture], batch_size: int = _BATCH) -> Iterator[tuple[Picture, np.ndarray]]:
     """Each picture with the model's probability of opacity, float32 (S, S); no more than one batch is held.
 
     Args:
-        model: a Keras model from (N, S, S, C) to (N, S, S, 1), such as `models.unet.resnet18_unet`. Grey is repeated for C > 1.
+        model: from (N, S, S, C) to (N, S, S, 1), such as `models.unet.resnet18_unet`. Grey is repeated for C > 1.
         batch_size: pictures at a time. The last ones are filled up, so that no other shape is compiled.
     """
     channels = model.input_shape[-1]
@@ -191,7 +205,9 @@ def pasted(probability: np.ndarray, one: Picture, threshold: float = THRESHOLD) 
     return whole
 
 
-def measure(model, pictures: Iterable[Picture], *, batch_size: int = _BATCH, threshold: float = THRESHOLD) -> pd.DataFrame:
+def measure(
+    model: keras.Model, pictures: Iterable[Picture], *, batch_size: int = _BATCH, threshold: float = THRESHOLD
+) -> pd.DataFrame:
     """What a model says of pictures, in one pass and with memory that does not grow with their number.
 
     Returns:
@@ -207,6 +223,24 @@ def measure(model, pictures: Iterable[Picture], *, batch_size: int = _BATCH, thr
                "manual_percentage": one.manual_percentage, "predicted_percentage": found}
         rows.append(row | ({} if one.opacity is None else metrics.overlap_sums(probability, one.opacity, threshold=threshold)))
     return pd.DataFrame(rows)
+
+
+def save(model: keras.Model, folder: Path) -> Path:
+    """Keep a trained model for other stages as `folder/unet.keras`, without its loss and optimiser."""
+    import keras
+
+    aside = folder / f".aside.{MODEL}"
+    keras.Model(model.inputs, model.outputs).save(aside)
+    return aside.replace(folder / MODEL)
+
+
+def load(folder: Path) -> keras.Model:
+    """The model that the stage `unet_opacity` has kept in its folder (`stage.upstream("unet_opacity")`), ready for `predict`."""
+    import keras
+
+    if not (folder / MODEL).is_file():
+        raise InputError(f"{folder / MODEL} is not there. Run the stage unet_opacity again: it writes it.")
+    return keras.models.load_model(folder / MODEL, compile=False)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
