@@ -6,7 +6,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,22 +14,27 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from covidcxr import augment, claims
-from covidcxr.augment import Ramesh2021, ramesh2021
+from covidcxr.augment import Ramesh2021, Tang2020, ramesh2021, tang2020
 from covidcxr.errors import InputError
 
 STILL = Ramesh2021(
     flip_probability=0, crop_probability=0, blur_probability=0, contrast_range=(1, 1), channel_probability=0, affine_probability=0
 )
+STILL_TANG = Tang2020(
+    flip_probability=0, affine_probability=0, enlarged=1, noise_probability=0, perspective_probability=0, light_probability=0,
+    sharpness_probability=0, colour_probability=0,
+)
 NO_MASKS, NO_LABELS = np.zeros((0, 40, 60), bool), np.zeros(0, "int32")
 
 
 def draw(image, values, seed=0):
-    """The image alone after a draw of ramesh2021 with other values."""
-    masks = np.zeros((0, *image.shape[:2]), bool)
-    return augment.apply(recipe_of(values), image, masks, NO_LABELS, seed)[0]
+    """The image alone after a draw of a recipe with other values; that of tang2020 keeps the size of a square image."""
+    return augment.draw(recipe_of(values, len(image)), image, np.zeros((0, *image.shape[:2]), bool), seed)[0]
 
 
-recipe_of = lru_cache(ramesh2021)
+@lru_cache
+def recipe_of(values, size):
+    return ramesh2021(values) if isinstance(values, Ramesh2021) else tang2020(size, values)
 
 
 def noise(*shape, seed=0):
@@ -185,6 +190,153 @@ def test_shear_tilts_both_axes_within_its_range():
     assert abs(np.corrcoef(tilts.T)[0, 1]) < 0.5
 
 
+# --- each item of tang2020 alone --------------------------------------------------------------------------------------
+
+
+def test_tang_with_everything_off_resizes_alone():
+    np.testing.assert_allclose(draw(noise(40, 40), STILL_TANG), noise(40, 40), atol=1e-6)
+    image, masks = augment.draw(tang2020(20, STILL_TANG), noise(40, 60), noise(2, 40, 60) < 0.3, 0)
+    np.testing.assert_allclose(image, noise(40, 60).reshape(20, 2, 20, 3).mean((1, 3)), atol=1e-5)
+    assert masks.shape == (2, 20, 20)
+    image, masks = augment.draw(tang2020(80, STILL_TANG), noise(40, 40), noise(2, 40, 40) < 0.3, 0)
+    np.testing.assert_array_equal(masks, (noise(2, 40, 40) < 0.3).repeat(2, axis=1).repeat(2, axis=2))
+    assert image.shape == (80, 80)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Tang2020) if field.name.endswith("_probability")])
+def test_each_item_of_tang_happens_as_often_as_in_the_example(name):
+    example = {
+        "flip": 0.5, "affine": 1, "noise": 0.2, "perspective": 0.5, "light": 0.9, "sharpness": 0.9, "colour": 0.9,
+    }
+    probability = example[name.removesuffix("_probability")]
+    assert getattr(Tang2020(), name) == probability
+    image, values = noise(16, 16), replace(STILL_TANG, **{name: probability})
+    changed = sum(not np.allclose(draw(image, values, seed), image, atol=1e-4) for seed in range(300))
+    assert changed == 300 if probability == 1 else abs(changed - 300 * probability) < 5 * np.sqrt(300 * probability)
+
+
+def test_tang_flips_exactly():
+    masks = noise(3, 40, 40) < 0.3
+    image, moved = augment.draw(tang2020(40, replace(STILL_TANG, flip_probability=1)), noise(40, 40), masks, 0)
+    np.testing.assert_allclose(image, noise(40, 40)[:, ::-1], atol=1e-6)
+    np.testing.assert_array_equal(moved, masks[:, :, ::-1])
+
+
+def test_tang_scales_both_axes_alike_and_shifts_each_on_its_own():
+    scales, shifts = [], []
+    for seed in range(60):
+        linear, middle = inverse_map(replace(STILL_TANG, affine_probability=1), seed, 100, 100)
+        assert abs(linear[0, 1]) < 0.002 and abs(linear[1, 0]) < 0.002 and abs(linear[0, 0] - linear[1, 1]) < 0.003
+        scales.append(1 / linear[0, 0])
+        shifts.append(-middle / linear[0, 0] / 100)
+    shifts = np.array(shifts)
+    assert 0.5 - 0.01 < min(scales) < 0.6 and 1.4 < max(scales) < 1.5 + 0.01
+    assert np.abs(shifts).max() < 0.11 and (shifts.min(0) < -0.07).all() and (shifts.max(0) > 0.07).all()
+    assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.5
+
+
+def test_tang_crops_a_window_of_the_enlarged_image():
+    corners = []
+    for seed in range(60):
+        to, source = origins(draw(ramps(80, 80), replace(STILL_TANG, enlarged=1.25), seed))  # 80 of 100 pixels
+        corner = (source + 0.5) * 1.25 - 0.5 - to
+        assert np.abs(corner - corner.mean(0)).max() < 0.05
+        corners.append(corner.mean(0))
+    corners = np.array(corners)
+    assert np.abs(corners - corners.round()).max() < 0.05 and corners.min() > -0.1 and corners.max() < 20.1
+    assert (corners.min(0) < 3).all() and (corners.max(0) > 17).all() and abs(np.corrcoef(corners.T)[0, 1]) < 0.5
+
+
+def test_tang_adds_noise_of_the_deviations_of_its_range_to_all_channels_alike():
+    deviations = []
+    for seed in range(100):
+        added = draw(np.full((50, 50, 3), 0.5, "float32"), replace(STILL_TANG, noise_probability=1), seed) - 0.5
+        np.testing.assert_allclose(added[..., 1:], added[..., :1].repeat(2, axis=2), atol=1e-6)
+        assert abs(added.mean()) < 5 * 0.05 / 50
+        deviations.append(added[..., 0].std())
+    assert 0.0095 < min(deviations) < 0.013 and 0.047 < max(deviations) < 0.0525
+
+
+def test_tang_moves_the_corners_in_perspective():
+    strength = []
+    for seed in range(40):
+        to, source = origins(draw(ramps(90, 90), replace(STILL_TANG, perspective_probability=1), seed))
+        (x, y), (u, v), one = to.T / 90, source.T / 90, np.ones(len(to))
+        zero = 0 * one  # u = (a x + b y + c) / (g x + h y + 1), v likewise
+        rows = np.block([
+            [np.stack([x, y, one, zero, zero, zero, -u * x, -u * y], 1)],
+            [np.stack([zero, zero, zero, x, y, one, -v * x, -v * y], 1)],
+        ])
+        solution, *_ = np.linalg.lstsq(rows, np.concatenate([u, v]))
+        assert np.abs(rows @ solution - np.concatenate([u, v])).max() < 0.3 / 90
+        strength.append(np.abs(solution[6:]).max())
+    assert min(strength) < 0.05 < 0.15 < max(strength)
+
+
+def test_tang_changes_light_in_one_of_three_ways():
+    image, kinds = 0.25 + 0.5 * noise(32, 32), []
+    for seed in range(150):
+        changed = draw(image, replace(STILL_TANG, light_probability=1), seed)
+        powers = np.log(changed) / np.log(image)
+        if np.ptp(changed - image) < 1e-5:
+            kinds.append("brightness")
+            assert abs((changed - image).mean()) < 0.2 + 1e-5
+        elif np.ptp(powers) < 1e-3:
+            kinds.append("gamma")
+            assert 0.8 - 1e-3 < powers.mean() < 1.2 + 1e-3
+        else:
+            kinds.append("equalisation")
+            assert np.ptp(changed) > np.ptp(image) or changed.std() > image.std()
+    for kind in ("brightness", "gamma", "equalisation"):
+        happens(kinds.count(kind), 1 / 3, 150)
+
+
+def test_tang_changes_sharpness_in_one_of_three_ways():
+    image, kinds = np.full((9, 9), 0.5, "float32"), []
+    image[4, 4] = 0.6
+    for seed in range(150):
+        changed = draw(image, replace(STILL_TANG, sharpness_probability=1), seed)
+        weights = (changed - changed[0, 0]) / 0.1  # of each pixel's neighbours
+        assert np.abs(weights[3:6, 3:6].sum() - weights.sum()) < 1e-4
+        if weights.min() < -0.1:
+            kinds.append("sharpening")
+            share = -weights[3, 3]
+            np.testing.assert_allclose(np.delete(weights[3:6, 3:6].ravel(), 4), -share, atol=1e-4)
+            lightness = (weights[4, 4] - (1 - share)) / share - 8
+            assert 0.2 - 1e-3 < share < 0.5 + 1e-3 and 0.5 - 1e-2 < lightness < 1 + 1e-2
+        elif np.ptp(weights[3:6, 3:6]) < 1e-4:
+            kinds.append("blur")
+            np.testing.assert_allclose(weights[3:6, 3:6], 1 / 9, atol=1e-4)
+        else:
+            kinds.append("motion")
+            assert (weights > -1e-4).all() and abs(weights.sum() - 1) < 1e-3
+    for kind in ("sharpening", "blur", "motion"):
+        happens(kinds.count(kind), 1 / 3, 150)
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_tang_changes_contrast_or_colour(channels):
+    image, contrasts, values = 0.3 + 0.4 * noise(16, 16), [], []
+    if channels:
+        image = image[..., None].repeat(channels[0], axis=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(150):
+            changed = draw(image, replace(STILL_TANG, colour_probability=1), seed)
+            assert changed.shape == image.shape
+            if np.ptp(changed / image) < 1e-5:
+                contrasts.append(float((changed / image).mean() - 1))
+            elif channels == (3,):
+                values.append(float((changed.max(-1) - image.max(-1)).mean()))
+                assert np.ptp(changed.max(-1) - image.max(-1)) < 2.1 / 255
+            else:
+                values.append(float((changed - image).mean()))
+                assert np.ptp(changed - image) < 2.1 / 255  # 8 bits
+    happens(len(contrasts), 0.5, 150)
+    assert -0.2 - 1e-5 < min(contrasts) < -0.15 and 0.15 < max(contrasts) < 0.2 + 1e-5
+    assert -20.6 / 255 < min(values) < -15 / 255 and 15 / 255 < max(values) < 20.6 / 255
+
+
 # --- the whole recipe -------------------------------------------------------------------------------------------------
 
 
@@ -193,18 +345,27 @@ def discs(height, width, centres, radius):
     return np.array([np.hypot(column - x, row - y) <= radius for x, y in centres])
 
 
-def test_masks_follow_what_they_mark():
+MOVES = [  # what does not move pixels is off; how far edges may be apart: bilinear and nearest interpolation, two and three times
+    (ramesh2021(replace(Ramesh2021(), blur_probability=0, channel_probability=0, contrast_range=(1, 1))), 1),
+    (tang2020(128, replace(
+        Tang2020(), scale_range=(0.7, 1.1), noise_probability=0, light_probability=0, sharpness_probability=0,
+        colour_probability=0,
+    )), 2),
+]
+
+
+@pytest.mark.parametrize(("recipe", "pixels"), MOVES, ids=["ramesh2021", "tang2020"])
+def test_masks_follow_what_they_mark(recipe, pixels):
     masks = discs(96, 140, [(50, 40), (90, 60)], 14)
-    values = replace(Ramesh2021(), blur_probability=0, channel_probability=0, contrast_range=(1, 1))
     for seed in range(30):
         for i in range(2):
-            image, moved, labels = augment.apply(ramesh2021(values), masks[i].astype("float32"), masks, np.array([1, 2]), seed)
+            image, moved, labels = augment.apply(recipe, masks[i].astype("float32"), masks, np.array([1, 2]), seed)
             assert labels.tolist() == [1, 2]
             seen = image > 0.5
-            for one, other in ((seen, moved[i]), (moved[i], seen)):  # edges are apart by no more than a pixel
-                assert not (one & ~binary_dilation(other, np.ones((3, 3)))).any()
+            for one, other in ((seen, moved[i]), (moved[i], seen)):
+                assert not (one & ~binary_dilation(other, np.ones((3, 3)), pixels)).any()
             centres = [np.argwhere(mask).mean(0) for mask in (seen, moved[i])]
-            assert np.abs(centres[0] - centres[1]).max() < 0.5
+            assert np.abs(centres[0] - centres[1]).max() < 0.5 * pixels
 
 
 def test_many_overlapping_masks_move_as_each_alone():
@@ -230,6 +391,26 @@ def test_what_comes_in_from_outside_is_empty():
     outside = np.ones((50, 50), bool)
     outside[5:45, 5:45] = False
     assert not image[outside][image[outside] > 0.5].size and not mask[outside].any() and mask[6:44, 6:44].all()
+
+
+@pytest.mark.parametrize("shape", [(30, 70), (48, 48, 1), (100, 60, 3)])
+def test_tang_gives_its_size_whatever_comes(shape):
+    recipe, image = tang2020(48), noise(*shape)
+    masks = np.stack([image.reshape(*shape[:2], -1)[..., 0] < 0.5, np.zeros(shape[:2], bool)])
+    for seed in range(20):
+        changed, moved = augment.draw(recipe, image, masks, seed)
+        assert changed.shape == (48, 48, *shape[2:]) and changed.dtype == np.float32
+        assert np.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 1
+        assert moved.shape == (2, 48, 48) and moved.dtype == bool and moved[0].any() and not moved[1].any()
+        np.testing.assert_array_equal(changed, augment.draw(recipe, image, masks[:0], seed)[0])
+    assert augment.draw(recipe, image, masks[:0], 0)[1].shape == (0, 48, 48)
+
+
+def test_draw_keeps_every_mask():
+    masks = np.zeros((3, 40, 60), bool)
+    masks[1, 20, 30] = True
+    _, moved = augment.draw(ramesh2021(), noise(), masks, 1)
+    assert moved.shape == (3, 40, 60) and not moved[[0, 2]].any()
 
 
 def test_an_image_without_instances():
@@ -272,11 +453,12 @@ def test_inputs_and_random_states_of_others_are_left_alone():
     assert not np.array_equal(first[0], augment.apply(recipe, image, masks, labels, 4)[0])
 
 
-def test_threads_that_share_a_recipe_get_what_one_gets():
-    recipe, masks = ramesh2021(), noise(2, 40, 60) < 0.5
+@pytest.mark.parametrize("recipe", [ramesh2021(), tang2020(48)], ids=["ramesh2021", "tang2020"])
+def test_threads_that_share_a_recipe_get_what_one_gets(recipe):
+    masks = noise(2, 40, 60) < 0.5
 
     def one(seed):
-        return augment.apply(recipe, noise(), masks, np.ones(2), seed)[:2]
+        return augment.draw(recipe, noise(), masks, seed)
 
     alone = [one(seed) for seed in range(60)]
     with ThreadPoolExecutor(4) as pool:
@@ -295,6 +477,19 @@ def test_items_are_drawn_apart():
         happens(outcomes.count(outcome), 0.25, 400)
 
 
+def test_items_of_tang_are_drawn_apart():
+    values = replace(STILL_TANG, flip_probability=0.5, colour_probability=0.5)
+    image = 0.3 + 0.2 * noise(8, 8)
+    image[:, :4] += 0.4
+    outcomes = []
+    for seed in range(400):
+        changed = draw(image, values, seed)
+        flipped = changed[:, :4].mean() < changed[:, 4:].mean()
+        outcomes.append((flipped, not np.allclose(changed, image[:, ::-1] if flipped else image, atol=1e-6)))
+    for outcome in ((False, False), (False, True), (True, False), (True, True)):
+        happens(outcomes.count(outcome), 0.25, 400)
+
+
 # --- the paper, the library -------------------------------------------------------------------------------------------
 
 
@@ -307,6 +502,8 @@ def test_values_are_those_of_the_paper():
     ours = asdict(Ramesh2021())
     assert set(ours) - set(printed) == {"contrast_range"}  # not printed
     assert len(printed) == 11 and {name: ours[name] for name in printed} == printed
+    size = next(claim.value for claim in claims.load().of_paper("tang2020") if claim.id == "tang2020.setting.image_size")
+    assert augment.draw(tang2020(), noise(), NO_MASKS, 0)[0].shape == size
 
 
 def test_the_library_takes_every_argument():
@@ -314,6 +511,7 @@ def test_the_library_takes_every_argument():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ramesh2021()
+        tang2020()
 
 
 def test_importing_asks_no_network():
