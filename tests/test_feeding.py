@@ -1,0 +1,137 @@
+"""Feeding segmentation: what a batch holds, decided by seed, epoch and position alone. The order: test_maskrcnn_feeding."""
+
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+
+from covidcxr import augment
+from covidcxr.errors import InputError, ParameterError
+from covidcxr.feeding import Pictures
+
+rng = np.random.default_rng(0)
+IMAGES = [rng.random((16, 24), dtype="float32") for _ in range(5)]
+MASKS = [image < 0.3 for image in IMAGES]
+RECIPE = partial(augment.draw, augment.tang2020(16))
+
+
+def end_epoch(feed):
+    feed.on_epoch_begin()
+    feed.on_epoch_end()
+
+
+def same(one, other):
+    for (images, masks), (others, other_masks) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(images, others)
+        np.testing.assert_array_equal(masks, other_masks)
+
+
+def test_a_batch_is_images_of_three_channels_and_masks_of_one():
+    images, masks = Pictures(IMAGES, MASKS, 2, shuffle=False)[1]
+    assert images.dtype == masks.dtype == np.float32
+    np.testing.assert_array_equal(images, np.stack(IMAGES[2:4])[..., None].repeat(3, axis=3))
+    np.testing.assert_array_equal(masks, np.stack(MASKS[2:4])[..., None])
+    colours = [np.stack([image, 1 - image, image**2], axis=2) for image in IMAGES]
+    np.testing.assert_array_equal(Pictures(colours, MASKS, 2, shuffle=False)[0][0], colours[:2])
+
+
+def test_each_pass_holds_every_image_once_with_its_own_mask():
+    feed = Pictures(IMAGES, MASKS, 5, steps=2)
+    for _ in range(3):
+        for images, masks in feed:
+            order = [next(i for i, own in enumerate(IMAGES) if np.array_equal(own, image[..., 0])) for image in images]
+            assert sorted(order) == [0, 1, 2, 3, 4]
+            np.testing.assert_array_equal(masks[..., 0], [MASKS[i] for i in order])
+        end_epoch(feed)
+
+
+def test_image_and_mask_are_changed_by_one_draw_of_their_own_seed():
+    seeds = []
+
+    def change(image, masks, seed):
+        seeds.append(seed)
+        return RECIPE(image, masks, seed)
+
+    images, masks = Pictures(IMAGES, MASKS, 5, augment=change, shuffle=False)[0]
+    assert len(set(seeds)) == 5 and images.shape == (5, 16, 16, 3) and masks.shape == (5, 16, 16, 1)
+    for i, seed in enumerate(seeds):
+        image, (mask,) = RECIPE(IMAGES[i], MASKS[i][None], seed)
+        np.testing.assert_array_equal(images[i], image[..., None].repeat(3, axis=2))
+        np.testing.assert_array_equal(masks[i, ..., 0], mask)
+
+
+def test_one_that_goes_on_is_fed_as_if_it_had_not_stopped():
+    make = partial(Pictures, IMAGES, MASKS, 2, steps=3, augment=RECIPE, seed=5)
+    whole = make()
+    first = list(whole)
+    end_epoch(whole)
+    end_epoch(whole)
+    same(whole, make(first_epoch=2))
+    same(first, make())
+    assert not np.array_equal(first[0][0], make(seed=6)[0][0])
+
+
+def test_not_shuffled_every_epoch_is_the_same():
+    feed = Pictures(IMAGES, MASKS, 2, shuffle=False)
+    assert len(feed) == 3
+    first = list(feed)
+    end_epoch(feed)
+    same(first, feed)
+    np.testing.assert_array_equal(first[2][0][1], first[0][0][0])  # the last batch is full
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_threads_change_nothing_in_fit(workers):
+    feed = Pictures(IMAGES, MASKS, 2, steps=4, augment=RECIPE, workers=workers, max_queue_size=2)
+    expected = []
+    for epoch in range(2):
+        own = Pictures(IMAGES, MASKS, 2, steps=4, augment=RECIPE, first_epoch=epoch)
+        expected += [float(np.mean((images[..., :1] - masks) ** 2)) for images, masks in own]
+    heard = []
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 1, use_bias=False)])
+    model.set_weights([np.array([1.0, 0, 0], "float32").reshape(1, 1, 3, 1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    # The loss of an epoch's steps so far is their mean.
+    listen = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: heard.append(float(logs["loss"]) * (step + 1)))
+    model.fit(feed, epochs=2, callbacks=[listen], shuffle=False, verbose=0)
+    sums = np.array(heard).reshape(2, 4)
+    np.testing.assert_allclose(np.diff(sums, axis=1, prepend=0).ravel(), expected, rtol=1e-4)
+    assert feed.epoch == 2
+
+
+@pytest.mark.parametrize(("images", "masks", "message"), [
+    ([], [], "at least one example"),
+    (IMAGES, MASKS[:4], "5 images and 4 masks"),
+    ([IMAGES[0], 255 * IMAGES[1]], MASKS[:2], "image 1: .*8-bit"),
+    ([IMAGES[0], np.full((16, 24), np.nan, "float32")], MASKS[:2], "image 1: .*NaN"),
+    ([IMAGES[0], IMAGES[1].astype(float)], MASKS[:2], r"image 1: an image must be float32 \(H, W\) or \(H, W, 3\); .*float64"),
+    ([IMAGES[0], IMAGES[1][..., None]], MASKS[:2], r"image 1: an image must be float32 .*\(16, 24, 1\)"),
+    (IMAGES[:2], [MASKS[0], MASKS[1].T], r"image 1: its mask must be bool \(16, 24\).*\(24, 16\)"),
+    (IMAGES[:2], [MASKS[0], MASKS[1].astype("uint8")], "image 1: its mask must be bool .*uint8"),
+    ([IMAGES[0], IMAGES[1].T], [MASKS[0], MASKS[1].T], "image 1: without `augment` all images must be of one size"),
+])  # fmt: skip
+def test_faults_are_found_when_the_feed_is_made(images, masks, message):
+    with pytest.raises(InputError, match=message):
+        Pictures(images, masks, 2)
+
+
+@pytest.mark.parametrize("how", [{"batch_size": 0}, {"batch_size": 2, "steps": 0}])
+def test_no_batches_are_refused(how):
+    with pytest.raises(ParameterError, match="at least 1"):
+        Pictures(IMAGES, MASKS, **how)
+
+
+def test_faults_of_a_change_are_told():
+    def refuse(image, masks, seed):
+        raise InputError("it cannot be")
+
+    with pytest.raises(InputError, match="image 0: it cannot be"):
+        Pictures(IMAGES, MASKS, 2, augment=refuse, shuffle=False)[0]
+
+    def cut(image, masks, seed):
+        rows = 8 + int(image is IMAGES[1])
+        return image[:rows], masks[:, :rows]
+
+    with pytest.raises(InputError, match=r"of one size; after `augment` here are \[\(8, 24\), \(9, 24\)\]"):
+        Pictures(IMAGES, MASKS, 2, augment=cut, shuffle=False)[0]
