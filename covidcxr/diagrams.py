@@ -337,7 +337,7 @@ def _draw_regions(draw: Diagram, model: MaskRCNN, shapes: dict, maps: Block, pro
             _millions(model.box_head), _trained_by(2, 3),
         ]),
         ("Detections", [
-            f"score at least {s.detections.score_threshold:g}", "no two of a class",
+            f"score above {s.detections.score_threshold:g}", "no two of a class",
             f"with IoU above {s.detections.nms_threshold:g}", f"the best: {_times(*shapes['detections'][1:])}",
         ]),
         ("ROIAlign", [_shape(model.mask_head.input_shape), *by_size, f"{found} detections", f"(training: {positives})"]),

@@ -94,7 +94,8 @@ def overlap_summary(scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         row: dict[str, object] = {"by": by, "images": len(group)}
         for score in ("iou", "agreement"):
             values = group[score].dropna()
-            mean, low, high = bootstrap_mean(values, group.patient[values.index], seed=seed)
+            clusters = group.patient[values.index]
+            mean, low, high = bootstrap_mean(values, clusters, seed=seed) if len(values) else (np.nan,) * 3
             margin = mean - t_interval(values)[1] if len(values) > 1 else np.nan
             row |= {score: mean, f"{score}_low": low, f"{score}_high": high, f"{score}_margin": margin, f"{score}_n": len(values)}
         alarms = group.false_alarm.dropna()
@@ -112,7 +113,10 @@ def paired_difference(
     """
     from scipy import stats
 
-    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if first.shape != second.shape or first.ndim != 1 or len(first) != len(clusters):
+        raise InputError(f"Pairs need as many values as clusters; here {first.shape}, {second.shape} and {len(clusters)}.")
+    difference = first - second
     mean, low, high = bootstrap_mean(difference, clusters, seed=seed)
     finite = difference[np.isfinite(difference)]
     p = float(stats.ttest_1samp(finite, 0.0).pvalue) if np.ptp(finite) > 0 else np.nan
@@ -252,21 +256,48 @@ def cluster_bootstrap(
     Raises:
         InputError: fewer than two clusters, or no resample had a statistic.
     """
-    labels, cluster_of_row = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    if labels.size < 2:
-        raise InputError(f"A bootstrap over clusters needs at least two of them, got {labels.size}.")
+    cluster_of_row, drawn = _draw_clusters(clusters, seed, resamples)
     order = np.argsort(cluster_of_row, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(cluster_of_row))[:-1])
-    random = np.random.default_rng(seed)
-    draws = np.array([
-        statistic(np.concatenate([rows[cluster] for cluster in random.integers(0, labels.size, labels.size)]))
-        for _ in range(resamples)
-    ], dtype=float)
+    draws = [statistic(np.concatenate([rows[cluster] for cluster in chosen])) for chosen in drawn]
+    return percentile_interval(np.array(draws, dtype=float), level)
+
+
+def cluster_counts(clusters: Sequence[object] | np.ndarray, *, seed: int, resamples: int = 2000) -> np.ndarray:
+    """How often each resample of `cluster_bootstrap` holds each row: for a statistic that takes weights, all resamples at once.
+
+    Args:
+        clusters: (N,) cluster of each row.
+
+    Returns:
+        (resamples, N) int16; with the same seed the very resamples of `cluster_bootstrap`.
+    """
+    cluster_of_row, drawn = _draw_clusters(clusters, seed, resamples)
+    size = drawn.shape[1]
+    places = (drawn + size * np.arange(resamples)[:, None]).ravel()
+    counts = np.bincount(places, minlength=resamples * size).reshape(resamples, size).astype(np.int16)
+    return counts[:, cluster_of_row]
+
+
+def percentile_interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the draws of a bootstrap, (low, high). Draws that are NaN are left out.
+
+    Raises:
+        InputError: no draw is finite.
+    """
     draws = draws[np.isfinite(draws)]
     if draws.size == 0:
         raise InputError("No bootstrap resample had a statistic: every draw was NaN.")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _draw_clusters(clusters: Sequence[object] | np.ndarray, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each row's cluster (N,), and the clusters that each resample draws (resamples, number of clusters)."""
+    labels, cluster_of_row = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    if labels.size < 2:
+        raise InputError(f"A bootstrap over clusters needs at least two of them, got {labels.size}.")
+    return cluster_of_row, np.random.default_rng(seed).integers(0, labels.size, (resamples, labels.size))
 
 
 def bootstrap_mean(

@@ -94,7 +94,7 @@ def fit_or_load(
     if finished is not None and weights.is_file():
         with _without_optimizer(model):
             model.load_weights(weights)
-        print(f"{name}: {epochs} epochs were trained before; loaded from {weights}")
+        print(f"{name}: trained before ({epochs} epochs); loaded from {weights}")
         return finished
 
     generators = [variable for variable in model.variables if not any(variable is weight for weight in model.weights)]

@@ -224,6 +224,15 @@ def test_no_examples_and_no_steps_are_refused():
             Feed(EXAMPLES, SETTINGS, SHAPE, **how)
 
 
+def test_an_image_that_a_change_makes_black_comes_as_it_is():
+    def darken(image, masks, labels, seed):
+        return np.zeros_like(image), masks[:0], labels[:0]
+
+    (x,) = Feed([example(1)], SETTINGS, SHAPE, 1, change=darken)[0]
+    np.testing.assert_array_equal(x["images"][0, :30, :60, 0], example(1).image)
+    assert x["valid"].sum() == 1
+
+
 def test_a_fault_of_a_change_names_the_image():
     def change(image, masks, labels, seed):
         return image, masks & False, labels

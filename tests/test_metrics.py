@@ -118,6 +118,8 @@ def test_a_paired_difference_sees_what_an_unpaired_one_would_not():
     mean, low, high, p = metrics.paired_difference(first, second, np.arange(60) // 2, seed=0)
     assert low < mean < high and low > 0.8 and high < 1.2 and p < 1e-10
     assert mean == pytest.approx(np.nanmean(first - second))
+    with pytest.raises(InputError, match="as many values as clusters"):
+        metrics.paired_difference(first, second[:59], np.arange(60), seed=0)
     same = metrics.paired_difference(second, second, np.arange(60), seed=0)
     assert same[:3] == (0, 0, 0) and np.isnan(same[3])
 
@@ -137,6 +139,8 @@ def test_a_summary_counts_images_once_however_often_they_were_scored():
     by_image = repeats.groupby("case").agreement.mean()
     assert model.agreement_margin == pytest.approx(by_image.mean() - metrics.t_interval(by_image)[1])
     assert summary.loc["nothing"].iou == 0 and model.false_alarms == 0 and model.without_lesion == 1
+    healthy = metrics.overlap_summary(repeats[~repeats.lesion], seed=0).loc["model"]
+    assert np.isnan(healthy[["iou", "iou_low", "iou_margin"]].astype(float)).all() and healthy.iou_n == 0 and healthy.agreement > 0
 
 
 # ---- readings of one set of probabilities ------------------------------------------------------------------------------

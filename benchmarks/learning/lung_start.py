@@ -32,7 +32,7 @@ STAGE = "mask_rcnn_xrays"
 
 def overrides(plan: Plan, start: str) -> dict[str, object]:
     """Parameters of a start."""
-    parameters = plan.stages[STAGE].parameters
+    parameters = plan.stage(STAGE).parameters
     if start == "random, longer":
         return {"start": "random", "epochs": parameters["epochs"] + parameters["lung_epochs"]}
     return {"start": start}

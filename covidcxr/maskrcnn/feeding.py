@@ -88,7 +88,9 @@ class Feed(feeding.Feed):
         image, (masks, labels) = example.image, self._largest(example)
         try:
             if self.change is not None:
-                image, masks, labels = self.change(image, masks, labels, seed)
+                changed = self.change(image, masks, labels, seed)
+                if changed[0].any():  # a dark image that has turned black all over would teach nothing; it comes as it is
+                    image, masks, labels = changed
             return image, {"boxes": boxes_of_masks(masks), "labels": labels, "masks": masks}
         except InputError as error:
             raise InputError(f"{example.name}: {error}") from error

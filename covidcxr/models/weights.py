@@ -329,6 +329,8 @@ def load_file(
             f"Names there: {', '.join(published.table())}."
         )
     path = published.fetch(entry.name, sha256, mirror) if entry else Path(what)
+    if path.name.endswith((".weights.h5", ".keras")):
+        raise InputError(f"{path} is Keras' own file, not a published one: load it with model.load_weights, or as a model.")
     state = checkpoints.read(path)
     try:
         report = load_state_dict(model, state, convention_of(state, conventions), architecture)
