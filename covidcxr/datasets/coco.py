@@ -15,6 +15,10 @@ class CocoMasks:
     Args:
         path: the json file.
         kind_of: maps a category's name to a kind of mask, or None for a category that is not wanted.
+
+    Attributes:
+        filenames: of the images, without folders.
+        tags: image, by its name without suffix -> names of its tags, where the file has any (those that V7's Darwin exports do).
     """
 
     def __init__(self, path: Path, kind_of):
@@ -24,6 +28,10 @@ class CocoMasks:
             kinds = {category["id"]: kind_of(category["name"]) for category in content["categories"]}
             self._images = {image["id"]: image for image in content["images"]}
             annotations = content["annotations"]
+            words = {tag["id"]: tag["name"] for tag in content.get("tag_categories", ())}
+            self.tags = {
+                stem(image["file_name"]): [words[tag] for tag in image.get("tag_ids", ())] for image in self._images.values()
+            }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: not a readable COCO file ({type(error).__name__}: {error}); the keys images, annotations and "
@@ -73,6 +81,9 @@ class CocoMasks:
                 raise InputError(f"{where}: a polygon needs at least three points as x1, y1, x2, y2, …")
             codes = coco.frPyObjects(shape, *size) if shape else []
         elif isinstance(shape, dict) and {"counts", "size"} <= set(shape):
+            # Darwin exports the run lengths of complex polygons as a list, column by column, but with width before height.
+            if isinstance(shape["counts"], list) and list(shape["size"]) == list(size)[::-1]:
+                shape = {**shape, "size": list(size)}
             if list(shape["size"]) != list(size):
                 raise InputError(f"{where}: its RLE is for a size of {shape['size']}, the image has {list(size)} (height, width)")
             codes = [shape if isinstance(shape["counts"], str) else coco.frPyObjects(shape, *size)]

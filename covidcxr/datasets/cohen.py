@@ -4,6 +4,8 @@ from pathlib import Path
 
 from covidcxr.datasets.tables_of_cases import read_csv, yes_no
 
+_VIEWS = {"L": "lateral", "AXIAL": "axial slice", "CORONAL": "coronal slice", "?": None, "": None}
+
 
 def read_metadata(path: Path) -> dict[str, dict]:
     """Rows of metadata.csv by file name; {} where the file is not there. The columns patientid and filename must exist."""
@@ -29,6 +31,12 @@ def outcomes(about: dict) -> dict:
         "age": number(about.get("age")),
         "day": number(about.get("offset")),
     }
+
+
+def view(text) -> str | None:
+    """The view as the tables of cases call it: "L" is lateral, "Axial" and "Coronal" are slices of CT, "?" and "" unknown."""
+    stated = str(text or "").strip().replace("_", " ")
+    return _VIEWS.get(stated.upper(), stated)
 
 
 def patient(about: dict, phantom: bool) -> str | None:

@@ -20,7 +20,7 @@ Quirks handled here:
 - patient: "cohen-<patientid>", as in the other sets made from this collection.
 """
 
-from covidcxr.datasets.cohen import outcomes, patient, read_metadata
+from covidcxr.datasets.cohen import outcomes, patient, read_metadata, view
 from covidcxr.datasets.images import is_volume, stem
 from covidcxr.datasets.labelme import LabelmeMasks
 from covidcxr.datasets.opacity_outlines import OutlinedRadiographs, opacity_kind
@@ -30,7 +30,6 @@ from covidcxr.errors import InputError
 
 SCORES = f"annotations/{SEVERITY}"
 OUTLINES = "selected_images"
-_VIEWS = {"L": "lateral", "AXIAL": "axial slice", "CORONAL": "coronal slice", "?": None, "": None}
 
 
 class CohenCXR(OutlinedRadiographs):
@@ -61,20 +60,19 @@ class CohenCXR(OutlinedRadiographs):
 
     def _row(self, filename: str, image: str, about: dict) -> dict:
         case = stem(filename)
-        stated = (about.get("view") or "").strip()
-        view = "volume" if is_volume(image) else _VIEWS.get(stated.upper(), stated)
+        shown = "volume" if is_volume(image) else view(about.get("view"))
         modality = "CT" if is_volume(image) or (about.get("modality") or "").strip().upper() == "CT" else "CXR"
         return {
             "case": case,
             "patient": patient(about, self.phantom) or f"file-{case}",
             "modality": modality,
-            "view": view,
+            "view": shown,
             "finding": normalise_finding(about.get("finding")),
             "image": image,
             "licence": "synthetic" if self.phantom else about.get("license") or "not stated",
             "source": about.get("url") or ("covidcxr.phantom" if self.phantom else "Cohen collection"),
             **outcomes(about),
-            "frontal": modality == "CXR" and view not in (None, "lateral"),
+            "frontal": modality == "CXR" and shown not in (None, "lateral"),
             **(self._scores.get(filename) or dict.fromkeys(RANGES)),
             **self._outlined(case, f"{OUTLINES}/{case}.json"),
         }

@@ -9,6 +9,7 @@ from covidcxr.phantom.spec import CohortSpec
 
 CXR_SET = "general_blockchain_cxr"  # every radiograph; each again in one of the next two (`outlined_set`)
 RURAL_SET, COHEN_SET = "rural_covid_cxr", "cohen_cxr"
+V7_SET = "v7_cxr"  # every radiograph once more, and those of patients without COVID-19 whom no other set has
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Patient:
         return max(study.disease.share for study in self.studies)
 
 
+def has_radiographs(patient: Patient) -> bool:
+    """Whether a patient's images are radiographs; else they are CT volumes. No patient has both."""
+    return patient.studies[0].dataset in (CXR_SET, V7_SET)
+
+
 def outlined_set(patient: Patient) -> str:
     """The second set of a radiograph patient: no patient is in both, so that one can test what was trained on the other.
 
@@ -51,6 +57,11 @@ def outlined_set(patient: Patient) -> str:
     """
     rural = patient.group == NORMAL or (patient.group == COVID and patient.number % 3 != 0)
     return RURAL_SET if rural else COHEN_SET
+
+
+def unlabelled(patient: Patient) -> str:
+    """What the V7 set has of a patient besides frontal radiographs, without an outline: "lateral", "CT" or ""."""
+    return {2: "lateral", 3: "CT"}.get(patient.number % 6, "") if patient.group == COVID else ""
 
 
 def risk(share: np.ndarray | float, age: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
@@ -99,20 +110,29 @@ def draw_people(seed: int, group: str, count: int) -> list[tuple[str, int, float
 
 
 def draw_patients(spec: CohortSpec) -> list[Patient]:
-    """Every patient of a cohort: radiograph patients first, then those of each CT data set; all are different people."""
+    """Every patient of a cohort: radiograph patients first, then those of each CT data set, then those whom the V7 set has alone;
+    all are different people."""
     patients: list[Patient] = []
     for group, (count, images) in ((COVID, spec.covid), (PNEUMONIA, spec.pneumonia), (NORMAL, spec.normal)):
         for place in range(count):
-            # The images beyond one each go to the first patients, two or three at most.
-            studies = 1 + (images - count + count - 1 - place) // count if count else 0
-            patients.append(_cxr_patient(spec, len(patients) + 1, group, studies))
+            patients.append(_cxr_patient(spec, len(patients) + 1, CXR_SET, group, _studies(count, images, place)))
     for dataset, volumes in spec.volumes.items():
         for place in range(volumes.patients):
             patients.append(_ct_patient(spec, len(patients) + 1, dataset, place))
+    count, images = spec.others
+    for place in range(count):
+        group = NORMAL if place % 3 == 2 else PNEUMONIA
+        patients.append(_cxr_patient(spec, len(patients) + 1, V7_SET, group, _studies(count, images, place)))
     return patients
 
 
-def _cxr_patient(spec: CohortSpec, number: int, group: str, images: int) -> Patient:
+def _studies(count: int, images: int, place: int) -> int:
+    """How many of `images` the patient at this place of `count` has."""
+    # Those beyond one each go to the first patients, two or three at most.
+    return 1 + (images - count + count - 1 - place) // count
+
+
+def _cxr_patient(spec: CohortSpec, number: int, dataset: str, group: str, images: int) -> Patient:
     seed = (spec.seed, number)
     rng = np.random.default_rng([*seed, 0])
     sex, age, worst = _person(rng, group)
@@ -122,7 +142,7 @@ def _cxr_patient(spec: CohortSpec, number: int, group: str, images: int) -> Pati
     studies, day = [], int(rng.integers(0, 4))
     for k in range(images):
         view = str(rng.choice(["PA", "AP", "AP Supine"], p=[0.25, 0.45, 0.30] if ill else [0.72, 0.24, 0.04]))
-        studies.append(Study(CXR_SET, f"phantom-{number:03d}-day{day}", day, view, Disease(group, shares[k], worst.dense)))
+        studies.append(Study(dataset, f"phantom-{number:03d}-day{day}", day, view, Disease(group, shares[k], worst.dense)))
         day += int(rng.integers(1, 6))
     return Patient(number, seed, sex, age, group, icu, death, tuple(studies))
 

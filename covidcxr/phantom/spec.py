@@ -25,6 +25,7 @@ class CohortSpec:
         beam_grid_mm: voxels of the CT a radiograph is made from: (x and z, y along the beam).
         volumes: CT data set name -> its VolumeSpec.
         tips: ends of each vessel tree; more is finer.
+        others: (patients, images) of further radiographs without COVID-19, two of three with pneumonia, in the V7 set alone.
     """
 
     name: str
@@ -36,6 +37,7 @@ class CohortSpec:
     beam_grid_mm: tuple[float, float]
     tips: int
     volumes: dict[str, VolumeSpec]
+    others: tuple[int, int] = (0, 0)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -44,7 +46,7 @@ class CohortSpec:
     def from_dict(cls, values: dict) -> "CohortSpec":
         """The spec that `as_dict` (or its JSON) came from."""
         values = dict(values)
-        for key in ("covid", "pneumonia", "normal", "rows", "beam_grid_mm"):
+        for key in ("covid", "pneumonia", "normal", "rows", "beam_grid_mm", "others"):
             values[key] = tuple(values[key])
         volumes = {}
         for name, entry in values["volumes"].items():
@@ -59,6 +61,7 @@ class CohortSpec:
 SIZES = {
     "smoke": CohortSpec(
         name="smoke", seed=20, covid=(3, 5), pneumonia=(2, 2), normal=(1, 1), rows=(160, 224), beam_grid_mm=(2.4, 8.0), tips=50,
+        others=(3, 4),
         volumes={
             "covid19_ct_seg": VolumeSpec(3, (5.8, 6.0), windowed=1),
             "mosmeddata": VolumeSpec(1, (6.0, 8.0)),
@@ -68,7 +71,7 @@ SIZES = {
     ),
     "demo": CohortSpec(
         name="demo", seed=20, covid=(26, 39), pneumonia=(13, 15), normal=(6, 6), rows=(384, 640), beam_grid_mm=(1.25, 6.0),
-        tips=170,
+        tips=170, others=(36, 40),
         volumes={
             "covid19_ct_seg": VolumeSpec(8, (1.7, 5.0), windowed=3),
             "mosmeddata": VolumeSpec(4, (1.8, 8.0)),

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from covidcxr.phantom import annotate, beam, overlays, write_outlined
+from covidcxr.phantom import annotate, beam, overlays, write_outlined, write_v7
 from covidcxr.phantom.anatomy import draw_person
-from covidcxr.phantom.cohort import CXR_SET, Patient, Study
+from covidcxr.phantom.cohort import CXR_SET, V7_SET, Patient, Study
 from covidcxr.phantom.grid import Grid
 from covidcxr.phantom.lesions import COVID, NORMAL
 from covidcxr.phantom.pictures import save_image
@@ -31,14 +31,14 @@ FORMATS = (("RGB", "jpeg"), ("L", "jpeg"), ("RGBA", "png"), ("RGB", "png"))
 def write_patient(folder: Path, spec: CohortSpec, patient: Patient) -> list[dict]:
     """Make and write every radiograph of one patient under `folder` (the cohort's root).
 
-    Returns one record per image: file, share of opacity, overlay, `structure` rows and the `metadata` row, and what
-    `write_outlined.write_study` returns as `outlined`; all plain values.
+    Returns one record per image: file, share of opacity, overlay, and what `write_v7.write_study` returns as `v7`; but for
+    patients whom the V7 set has alone also `structure` rows and the `metadata` row, and what `write_outlined.write_study` returns
+    as `outlined`. All plain values.
     """
     return [_write_study(folder, spec, patient, study, k) for k, study in enumerate(patient.studies)]
 
 
 def _write_study(folder: Path, spec: CohortSpec, patient: Patient, study: Study, place: int) -> dict:
-    root = folder / CXR_SET
     # Separate streams: how long one of them is read changes nothing in the others.
     rng, noise, marks = (np.random.default_rng([*patient.seed, purpose + place]) for purpose in (100, 200, 300))
     person = draw_person(patient.seed, patient.sex, patient.age, "down", study.view == "AP Supine")
@@ -53,16 +53,13 @@ def _write_study(folder: Path, spec: CohortSpec, patient: Patient, study: Study,
     signal = beam.expose(soft, bone + extra, technique, noise)
     overlay = overlays.draw_overlay(marks, patient.group, study.view)
     grey = np.round(overlays.burn(beam.render(signal, soft, technique), overlay) * 255).astype(np.uint8)
-    mode, suffix = FORMATS[int(rng.choice(4, p=[0.68, 0.15, 0.12, 0.05]))]
-    filename = f"{study.name}.{suffix}"
-    save_image(root / "images" / filename, grey, mode, suffix)
     masks = annotate.regions(scan, technique) | tubes
-    rows = _write_masks(root, filename, technique.size, masks, rng)
-    outlined = write_outlined.write_study(folder, patient, study, place, root / "images" / filename, grey, masks)
+    v7 = write_v7.write_study(folder, patient, study, place, grey, masks, scan, technique)
+    first = v7.pop(0) if study.dataset == V7_SET else _write_first(folder, patient, study, place, grey, masks, rng)
     lungs = np.count_nonzero(scan.lung)
     return {
-        "dataset": CXR_SET,
-        "file": f"{CXR_SET}/images/{filename}",
+        **first,
+        "v7": v7,
         "view": study.view,
         "day": study.day,
         "opacity_share": round(scan.opacity_share, 6),
@@ -70,13 +67,25 @@ def _write_study(folder: Path, spec: CohortSpec, patient: Patient, study: Study,
         "consolidation_share": round(np.count_nonzero(scan.consolidation) / lungs, 6),
         "letters": overlay.word or overlay.panel,
         "side_marker": overlay.side,
-        "structure": rows,
-        "metadata": _metadata(patient, study, filename, rng),
-        "outlined": outlined,
     }
 
 
-def _write_masks(root: Path, filename: str, size: tuple[int, int], masks: dict[str, np.ndarray], rng) -> list[dict]:
+def _write_first(folder: Path, patient: Patient, study: Study, place: int, grey: np.ndarray, masks: dict, rng) -> dict:
+    """Write a radiograph into the General Blockchain set, and into the second that its patient belongs to."""
+    root = folder / CXR_SET
+    mode, suffix = FORMATS[int(rng.choice(4, p=[0.68, 0.15, 0.12, 0.05]))]
+    filename = f"{study.name}.{suffix}"
+    save_image(root / "images" / filename, grey, mode, suffix)
+    return {
+        "dataset": CXR_SET,
+        "file": f"{CXR_SET}/images/{filename}",
+        "structure": _write_masks(root, filename, grey.shape, masks, rng),
+        "outlined": write_outlined.write_study(folder, patient, study, place, root / "images" / filename, grey, masks),
+        "metadata": _metadata(patient, study, filename, rng),
+    }
+
+
+def _write_masks(root: Path, filename: str, size: tuple[int, ...], masks: dict[str, np.ndarray], rng) -> list[dict]:
     """Write each mask as a crop of its bounding box (RGBA, black outside, one colour inside); its structure.csv rows."""
     from PIL import Image
 

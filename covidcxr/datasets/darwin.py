@@ -1,0 +1,175 @@
+"""Annotations exported from V7's Darwin: one json file per image, with its tags and polygons (https://docs.v7labs.com/reference).
+
+Two versions are read. 1.0 has `image` with filename and original_filename, and polygons with `path`, those of several paths as
+`complex_polygon`; 2.0 has `item` with slots and their source files, and polygons with `paths`. What is made of them:
+- Points are pixels, (0, 0) the first one. The pixels that an outline runs through belong to it, as in Darwin's own masks.
+- Several paths of one polygon are filled by the even-odd rule: a path inside another is a hole.
+- What leaves the image is cut off at its border; a point further out than the image is large is an error.
+- A name that is of no known kind is counted in `unknown`; its shapes are in no mask.
+- Outlines are read again whenever a mask is asked for: those of thousands of files would fill the memory.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from covidcxr.datasets.images import stem
+from covidcxr.errors import InputError
+
+_POLYGONS = ("polygon", "complex_polygon")
+_HUGE = 1e9  # pixels; NaN and infinity are not below it
+
+
+class DarwinFile:
+    """What a file of Darwin says of one image.
+
+    Args:
+        path: the json file.
+        kind_of: maps the name of a polygon to a kind of mask, or None for a name that is not known.
+
+    Attributes:
+        names: file names of the image, without folders: as Darwin stores it, as it was uploaded.
+        identifier: Darwin's number of the image, from its address; None where there is none.
+        size: (H, W) of the image, None where the file does not say.
+        tags: as written, in order.
+        kinds: kind of mask -> number of its polygons.
+        unknown: how often each name occurs that is of no known kind.
+
+    Raises:
+        InputError: not a Darwin file, or one whose polygons cannot be read.
+    """
+
+    def __init__(self, path: Path, kind_of: Callable[[str], str | None]):
+        self.path, self._kind_of = path, kind_of
+        content = read_json(path)
+        if not is_darwin(content):
+            raise InputError(f"{path}: not a file of Darwin: an object with `annotations` and `image` or `item` is expected")
+        self.names, self.size, self.identifier = _image(content, path)
+        self.tags: list[str] = []
+        self.unknown: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        for number, annotation in enumerate(content["annotations"], start=1):
+            where = f"{path}: annotation {number}"
+            if not isinstance(annotation, dict) or not isinstance(annotation.get("name"), str):
+                raise InputError(f"{where}: an object with a name is expected")
+            if "tag" in annotation:
+                self.tags.append(annotation["name"])
+            elif (kind := kind_of(annotation["name"])) is None:
+                self.unknown[annotation["name"]] += 1
+            else:
+                _paths(annotation, where)
+                self.kinds[kind] += 1
+
+    def mask(self, kind: str, size: tuple[int, int]) -> np.ndarray:
+        """Union of the polygons of one kind, bool (H, W) of `size`; empty where there is none.
+
+        Raises:
+            InputError: the file is for an image of another size, or a polygon lies far outside.
+        """
+        if self.size is not None and self.size != tuple(size):
+            raise InputError(
+                f"{self.path}: drawn on an image of {self.size[1]} x {self.size[0]} pixels (width x height), the image has "
+                f"{size[1]} x {size[0]}"
+            )
+        union = np.zeros(size, bool)
+        for number, annotation in enumerate(read_json(self.path)["annotations"], start=1):
+            if "tag" not in annotation and self._kind_of(annotation["name"]) == kind:
+                where = f"{self.path}: annotation {number}"
+                union |= _filled(_paths(annotation, where), size, where)
+        return union
+
+
+def read_json(path: Path):
+    """The content of a json file; InputError where it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: the annotation file is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable annotation file ({type(error).__name__}: {error})") from error
+
+
+def is_darwin(content) -> bool:
+    """Whether the content of a json file is in Darwin's format, in either version."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("annotations"), list)
+        and any(isinstance(content.get(key), dict) for key in ("image", "item"))
+    )
+
+
+def _image(content: dict, path: Path) -> tuple[tuple[str, ...], tuple[int, int] | None, int | None]:
+    """File names, size and Darwin's number of the image."""
+    if "image" in content:  # 1.0
+        about = content["image"]
+        names, addresses = [about.get("filename"), about.get("original_filename")], [about.get("url")]
+    else:
+        slots = content["item"].get("slots")
+        if not isinstance(slots, list) or len(slots) != 1 or not isinstance(slots[0], dict):
+            raise InputError(f"{path}: `item` has no list `slots` with one image in it")
+        about = slots[0]
+        sources = [source for source in about.get("source_files") or () if isinstance(source, dict)]
+        names = [content["item"].get("name"), *(source.get("file_name") for source in sources)]
+        addresses = [source.get("url") for source in sources]
+    known = tuple(dict.fromkeys(re.split(r"[\\/]", name)[-1] for name in names if isinstance(name, str) and name))
+    if not known:
+        raise InputError(f"{path}: the file does not name its image")
+    numbers = re.findall(r"/images/(\d+)/", " ".join(map(str, addresses)))
+    return known, _size(about, path), int(numbers[0]) if numbers else None
+
+
+def _size(about: dict, path: Path) -> tuple[int, int] | None:
+    size = about.get("height"), about.get("width")
+    if size == (None, None):
+        return None
+    if not all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in size):
+        raise InputError(f"{path}: height is {size[0]!r}, width {size[1]!r}; whole numbers of pixels are expected")
+    return size  # type: ignore[return-value]
+
+
+def _paths(annotation: dict, where: str) -> list[np.ndarray]:
+    """The paths of a polygon, float64 (n, 2) of (x, y) each."""
+    form = next((form for form in _POLYGONS if form in annotation), None)
+    shape = annotation.get(form) if form else None
+    if not isinstance(shape, dict):
+        kinds = ", ".join(sorted(set(annotation) - {"name"})) or "nothing"
+        raise InputError(f"{where} ({annotation['name']}): a polygon is expected, found {kinds}")
+    paths = shape.get("paths") or shape.get("path")
+    if isinstance(paths, list) and paths and isinstance(paths[0], dict):
+        paths = [paths]
+    if not isinstance(paths, list) or not paths:
+        raise InputError(f"{where} ({annotation['name']}): a polygon without a path")
+    return [_points(path, f"{where} ({annotation['name']})") for path in paths]
+
+
+def _points(path, where: str) -> np.ndarray:
+    try:
+        points = np.array([(point["x"], point["y"]) for point in path], np.float64)
+    except (TypeError, KeyError, ValueError):
+        raise InputError(f"{where}: a path is a list of points with x and y, found {str(path)[:60]}") from None
+    if len(points) < 3 or not (np.abs(points) < _HUGE).all():
+        raise InputError(f"{where}: a path has at least three points of finite x and y, found {str(path)[:60]}")
+    return points
+
+
+def _filled(paths: list[np.ndarray], size: tuple[int, int], where: str) -> np.ndarray:
+    import cv2
+
+    width_height = np.array(size[::-1])
+    for path in paths:
+        if (path < -width_height).any() or (path > 2 * width_height).any():
+            x, y = path[np.abs(path).max(axis=1).argmax()]
+            raise InputError(f"{where}: reaches to ({x:.0f}, {y:.0f}), far outside an image of {size[1]} x {size[0]} pixels")
+    canvas = np.zeros(size, np.uint8)
+    cv2.fillPoly(canvas, [np.round(path).astype(np.int32) for path in paths], 1)
+    return canvas.astype(bool)
+
+
+def stems(file: DarwinFile) -> list[str]:
+    """Names without suffix under which the image of a file, or a mask of it, may be stored."""
+    identifier = [] if file.identifier is None else [str(file.identifier)]
+    return list(dict.fromkeys([*(stem(name) for name in file.names), stem(file.path), *identifier]))
