@@ -112,3 +112,12 @@ def test_masks_come_back_as_they_were(tmp_path):
     table.write_text(table.read_text().replace("0000.png", "../0000.png"))
     with pytest.raises(InputError, match="not a path inside"):
         instances.load_masks(tmp_path / "predictions")
+
+
+def test_pictures_are_drawn_by_the_seed_in_their_order():
+    pictures = [instances.instances(str(i), "p", np.ones((8, 8), np.float32), [], 8) for i in range(9)]
+    drawn = [picture.name for picture in instances.draw(pictures, 4, seed=3)]
+    assert drawn == sorted(drawn) and len(set(drawn)) == 4
+    assert drawn == [picture.name for picture in instances.draw(pictures, 4, seed=3)]
+    assert len({tuple(p.name for p in instances.draw(pictures, 4, seed)) for seed in range(5)}) > 1
+    assert instances.draw(pictures, 20, seed=0) == pictures

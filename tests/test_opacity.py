@@ -1,5 +1,6 @@
 """Pictures cut to the lungs, percentages of the lungs, and predictions in one pass."""
 
+import dataclasses
 import itertools
 import tracemalloc
 
@@ -135,6 +136,26 @@ def test_memory_does_not_grow_with_the_number_of_pictures():
 
     peak(4)  # imports
     assert peak(60) < 1.5 * peak(12)
+
+
+def test_a_digest_changes_with_what_is_learned():
+    one, other = cut("box"), cut("box", image=np.roll(IMAGE, 1, axis=1))
+    assert opacity.digest([one, other]) == opacity.digest([cut("box"), other])
+    bare = dataclasses.replace(one, opacity=None)
+    assert len({opacity.digest(pictures) for pictures in ([one], [other], [one, other], [other, one], [bare])}) == 5
+
+
+def test_a_kept_model_says_the_same_without_its_loss(tmp_path):
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")])
+    model.compile("adam", loss=lambda true, found: keras.ops.mean((true - found) ** 2))
+    with pytest.raises(InputError, match="unet.keras is not there. Run the stage unet_opacity again"):
+        opacity.load(tmp_path)
+    assert opacity.save(model, tmp_path) == tmp_path / opacity.MODEL and len(list(tmp_path.iterdir())) == 1
+    kept = opacity.load(tmp_path)
+    (_, before), (_, after) = (*opacity.predict(model, [cut("box")]), *opacity.predict(kept, [cut("box")]))
+    np.testing.assert_allclose(before, after, rtol=1e-6)
+    assert not kept.compiled and model.compiled
 
 
 @pytest.fixture(scope="module")
