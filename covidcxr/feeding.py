@@ -1,7 +1,7 @@
 """Feeding networks: batches made by threads while a network trains, the same ones whatever their number.
 
 `Feed` says which example stands where, and with which seed it is changed. What it makes of them is its subclasses':
-`Pictures` here, for segmentation, and `maskrcnn.feeding.Feed`.
+`Pictures` here, for segmentation, `Labelled`, for classification, and `maskrcnn.feeding.Feed`.
 
     recipe = augment.tang2020(320)
     feed = partial(Pictures, images, masks, 8, steps=75, augment=partial(augment.draw, recipe))
@@ -30,7 +30,8 @@ class Feed(keras.utils.PyDataset):
     TensorFlow and JAX compile for one shape.
 
     What a batch holds depends on `seed`, the epoch and its position in the epoch alone. So threads change nothing, and a training
-    that goes on in epoch k with `first_epoch=k` is fed as if it had never stopped.
+    that goes on in epoch k with `first_epoch=k` is fed as if it had never stopped. On JAX and PyTorch Keras would mix this up:
+    `training.fit_or_load` sees to it; before a plain `fit` there, call `training.build`.
 
     Args:
         count: of examples.
@@ -146,16 +147,12 @@ class Pictures(Feed):
                 image, (mask,) = self.augment(image, mask[None], seed)
             except InputError as error:
                 raise InputError(f"image {number}: {error}") from error
-        return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image, mask
+        return _three_channels(image), mask
 
     def _check(self, number: int) -> None:
         """Raises InputError now for what would otherwise end a training in the middle."""
         image, mask = self.images[number], self.masks[number]
-        check_image(image[..., None] if image.ndim == 2 else image, f"image {number}")
-        if image.shape[2:] not in ((), (3,)) or image.dtype != np.float32:
-            raise InputError(
-                f"image {number}: an image must be float32 (H, W) or (H, W, 3); this one is {image.dtype} {image.shape}."
-            )
+        _check_picture(image, f"image {number}")
         if mask.dtype != bool or mask.shape != image.shape[:2]:
             raise InputError(
                 f"image {number}: its mask must be bool {image.shape[:2]}, as the image; it is {mask.dtype} {mask.shape}."
@@ -165,6 +162,73 @@ class Pictures(Feed):
                 f"image {number}: without `augment` all images must be of one size; this one is {mask.shape}, the first "
                 f"{self.masks[0].shape}."
             )
+
+
+class Labelled(Feed):
+    """Images with one label each, yes or no, as a classifier's `fit` and `evaluate` take them.
+
+    A batch is (images, labels): float32 (B, H, W, 3) in [0, 1], a grey image three times, and float32 (B, 1), 0 or 1. Not
+    shuffled, an epoch is every image once and the last batch holds what is left: by the loss of these images a training may be
+    stopped.
+
+    Args:
+        images: float32 in [0, 1], (H, W) or (H, W, 3), all of one size.
+        labels: bool, one per image.
+        batch_size, steps, seed, first_epoch, shuffle, workers, max_queue_size: as for `Feed`.
+
+    Raises:
+        InputError, ParameterError: with the image's number.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[np.ndarray],
+        labels: Sequence[bool] | np.ndarray,
+        batch_size: int,
+        steps: int | None = None,
+        seed: int = 0,
+        first_epoch: int = 0,
+        shuffle: bool = True,
+        workers: int = 2,
+        max_queue_size: int = 4,
+    ):
+        super().__init__(len(images), batch_size, steps, shuffle, seed, first_epoch, workers, max_queue_size)
+        if len(labels) != len(images):
+            raise InputError(f"Each image has one label; there are {len(images)} images and {len(labels)} labels.")
+        self.images, self.labels = images, np.asarray(labels)
+        if self.labels.dtype != bool:
+            raise InputError(f"Labels must be bool, none missing; these are {self.labels.dtype}.")
+        if not shuffle and steps is not None:
+            raise ParameterError("Not shuffled, an epoch is every image once: leave steps out.")
+        for number in range(self.count):
+            image = self.images[number]
+            _check_picture(image, f"image {number}")
+            if image.shape != self.images[0].shape:
+                raise InputError(
+                    f"image {number}: all images must be of one size; this one is {image.shape}, the first {self.images[0].shape}."
+                )
+
+    def make(self, drawn: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        numbers = [number for number, _ in drawn]
+        images = np.stack([_three_channels(self.images[number]) for number in numbers])
+        return images, self.labels[numbers, None].astype("float32")
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        images, labels = super().__getitem__(index)
+        left = len(images) if self.shuffle else self.count - index * self.batch_size
+        return images[:left], labels[:left]
+
+
+def _three_channels(image: np.ndarray) -> np.ndarray:
+    """A grey image (H, W) three times; one of three channels as it is."""
+    return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
+
+
+def _check_picture(image: np.ndarray, name: str) -> None:
+    """Raises InputError unless `image` is float32, (H, W) or (H, W, 3), and as `check_image` wants it."""
+    check_image(image[..., None] if image.ndim == 2 else image, name)
+    if image.shape[2:] not in ((), (3,)) or image.dtype != np.float32:
+        raise InputError(f"{name}: an image must be float32 (H, W) or (H, W, 3); this one is {image.dtype} {image.shape}.")
 
 
 def check_image(image: np.ndarray, name: str) -> None:

@@ -103,8 +103,11 @@ def fit_or_load(
     done = progress.resume()
     if done:
         print(f"{name}: goes on after epoch {done} of {epochs}")
+    batches = feed(done)
+    if isinstance(batches, keras.utils.PyDataset):
+        build(model, batches[0])
     model.fit(
-        feed(done), epochs=epochs, initial_epoch=done, verbose=0, validation_data=validation, callbacks=[progress, *callbacks],
+        batches, epochs=epochs, initial_epoch=done, verbose=0, validation_data=validation, callbacks=[progress, *callbacks],
         shuffle=False,  # Keras would draw the order from Python's global random state, which an interruption changes
     )
     # Files of weights do not hold random generators: they begin where they would if this training had been loaded, so that one
@@ -116,6 +119,16 @@ def fit_or_load(
     paths.write_atomically(record, json.dumps({"key": key, "made_from": made_from, "history": progress.history}, indent=1))
     progress.file.unlink(missing_ok=True)
     return progress.history
+
+
+def build(model: keras.Model, batch: Any) -> None:
+    """Build all that `compile` leaves to `fit`, from the shapes of a batch.
+
+    On JAX and PyTorch `fit` would do so with a batch of what it is given, as if an epoch had begun and ended; and the batches
+    that its threads made meanwhile would be kept for the training, which they put out of step. Keras has no public function for
+    it.
+    """
+    model._symbolic_build(data_batch=batch)
 
 
 def _key(model: keras.Model, feed: Any, epochs: int, made_from: Any) -> str:
