@@ -44,7 +44,7 @@ THRESHOLD = 0.5
 
 MODEL = "unet.keras"
 
-_AT_ONCE = 4  # images of full size in memory
+_AT_ONCE = 4  # images of full size in memory, without a finder of lungs
 _BATCH = 8
 
 
@@ -157,7 +157,7 @@ def of_dataset(
         return dataset.image(case), dataset.mask(case, "lesion") if drawn else None, lungs
 
     with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as pool:
-        for part in _chunks(cases, _AT_ONCE):
+        for part in _chunks(cases, _BATCH if finder else _AT_ONCE):  # a finder that sees full batches wastes nothing
             raw = list(pool.map(read, part))
             used = finder.masks([image for image, _, _ in raw]) if finder else [lungs for _, _, lungs in raw]
             for case, (image, opacity, drawn), lungs in zip(part, raw, used, strict=True):
