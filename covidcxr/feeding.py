@@ -205,7 +205,7 @@ class Labelled(Feed):
             _check_picture(image, f"image {number}")
             if image.shape != self.images[0].shape:
                 raise InputError(
-                    f"image {number}: all images must be of one size; this one is {image.shape}, the first {self.images[0].shape}."
+                    f"image {number}: images must be of one size; this one is {image.shape}, the first {self.images[0].shape}."
                 )
 
     def make(self, drawn: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:

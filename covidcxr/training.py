@@ -21,11 +21,12 @@ import numpy as np
 from keras import ops
 
 from covidcxr import paths
-from covidcxr.errors import CovidcxrError, InputError
+from covidcxr.errors import CovidcxrError, InputError, ParameterError
 from covidcxr.fingerprint import digest, module_parts
 
 History = list[dict[str, float]]
-"""Per epoch the losses by name, `seconds`, and `learning_rate` at its end."""
+"""Per epoch the losses by name, `seconds`, how many of them validation took (`validation_seconds`, where there is any), and
+`learning_rate` at its end."""
 
 
 def set_seed(seed: int) -> None:
@@ -60,6 +61,8 @@ def fit_or_load(
     validation: Any = None,
     save_every: int = 1,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    patience: int | None = None,
+    restore_best: bool = False,
 ) -> History:
     """Train a compiled model, or load what an earlier call with the same arguments has trained.
 
@@ -77,39 +80,49 @@ def fit_or_load(
         validation: as `validation_data` of `fit`.
         save_every: epochs between two states on disk.
         callbacks: further callbacks.
+        patience: training ends early when `val_loss` has not fallen below its lowest for so many epochs: what Keras'
+            `EarlyStopping("val_loss", patience=…)` does, but an interruption does not make it forget. None: all epochs are done.
+        restore_best: at the end take the weights of the epoch with the lowest `val_loss`. False, as is Keras' default: those of
+            the last epoch stay, in which, with a patience of 1, the loss had just risen.
 
     Returns:
         The history of all epochs, also of those before an interruption.
 
     Raises:
         CovidcxrError: a loss is not finite.
-        InputError: the model is not compiled, or the disk can't be written.
+        InputError: the model is not compiled, the disk can't be written, or a patience has no validation to look at.
+        ParameterError: patience is below 1, or restore_best comes without it.
     """
     if not model.compiled:
         raise InputError("The model is not compiled: call model.compile(optimizer=…) before fit_or_load.")
+    _check_stopping(patience, restore_best, validation)
     folder.mkdir(parents=True, exist_ok=True)
-    key = _key(model, feed(0), epochs, made_from)
+    key = _key(model, feed(0), epochs, made_from, (patience, restore_best))
     record, weights = folder / f"{name}.json", folder / f"{name}.weights.h5"
     finished = _read_record(record, key)
     if finished is not None and weights.is_file():
         with _without_optimizer(model):
             model.load_weights(weights)
-        print(f"{name}: trained before ({epochs} epochs); loaded from {weights}")
+        print(f"{name}: trained before ({len(finished)} epochs); loaded from {weights}")
         return finished
 
     generators = [variable for variable in model.variables if not any(variable is weight for weight in model.weights)]
     begun = [_array(variable) for variable in generators]
-    progress = _Progress(model, folder / f"{name}.progress.npz", key, epochs, save_every)
+    progress = _Progress(model, folder / f"{name}.progress.npz", key, epochs, save_every, patience, restore_best)
     done = progress.resume()
     if done:
         print(f"{name}: goes on after epoch {done} of {epochs}")
     batches = feed(done)
     if isinstance(batches, keras.utils.PyDataset):
         build(model, batches[0])
-    model.fit(
-        batches, epochs=epochs, initial_epoch=done, verbose=0, validation_data=validation, callbacks=[progress, *callbacks],
-        shuffle=False,  # Keras would draw the order from Python's global random state, which an interruption changes
-    )
+    if progress.enough:  # interrupted after its last epoch
+        progress.take_up()
+    else:
+        model.fit(
+            batches, epochs=epochs, initial_epoch=done, verbose=0, validation_data=validation, callbacks=[progress, *callbacks],
+            shuffle=False,  # Keras would draw the order from Python's global random state, which an interruption changes
+        )
+    progress.take_best()
     # Files of weights do not hold random generators: they begin where they would if this training had been loaded, so that one
     # that follows is the same either way.
     for variable, value in zip(generators, begun, strict=True):
@@ -131,13 +144,23 @@ def build(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
-def _key(model: keras.Model, feed: Any, epochs: int, made_from: Any) -> str:
+def _check_stopping(patience: int | None, restore_best: bool, validation: Any) -> None:
+    if patience is None:
+        if restore_best:
+            raise ParameterError("restore_best belongs to early stopping: give a patience too.")
+    elif patience < 1:
+        raise ParameterError(f"patience must be at least 1, or None; it is {patience!r}.")
+    elif validation is None:
+        raise InputError("Early stopping looks at the validation loss: with a patience, give validation too.")
+
+
+def _key(model: keras.Model, feed: Any, epochs: int, made_from: Any, stopping: tuple[int | None, bool]) -> str:
     """Hash of everything that the result depends on."""
     weights = hashlib.sha256()
     for variable in model.variables:
         weights.update(np.ascontiguousarray(_array(variable)).tobytes())
     code = module_parts({type(model).__module__, type(feed).__module__, __name__})
-    described = [model.get_config(), model.optimizer.get_config(), epochs, made_from, code, weights.hexdigest()]
+    described = [model.get_config(), model.optimizer.get_config(), epochs, stopping, made_from, code, weights.hexdigest()]
     return digest(json.loads(json.dumps(described, default=str)))
 
 
@@ -176,17 +199,45 @@ def _array(variable) -> np.ndarray:
 
 
 class _Progress(keras.callbacks.Callback):
-    """Prints a line per epoch, checks the loss, keeps the state on disk."""
+    """Prints a line per epoch, checks the loss, ends training early, keeps the state on disk."""
 
-    def __init__(self, model: keras.Model, file: Path, key: str, epochs: int, save_every: int):
+    def __init__(
+        self, model: keras.Model, file: Path, key: str, epochs: int, save_every: int, patience: int | None, restore_best: bool
+    ):
         super().__init__()
         self.trained, self.file, self.key, self.epochs, self.save_every = model, file, key, epochs, save_every
+        self.patience, self.restore_best = patience, restore_best
         self.history: History = []
         self.values: list[np.ndarray] = []
+        self.best: list[np.ndarray] = []  # weights of the best epoch, where they are wanted
 
     def state(self) -> list:
         # With the states of random generators and the moments of the optimiser.
         return [*self.trained.variables, *self.trained.optimizer.variables]
+
+    @property
+    def waited(self) -> int:
+        """How many epochs ago the validation loss was at its lowest."""
+        losses = [epoch["val_loss"] for epoch in self.history]
+        return len(losses) - 1 - int(np.argmin(losses))
+
+    @property
+    def enough(self) -> bool:
+        """Whether early stopping ends training here. It follows from the history alone, which an interruption keeps."""
+        return self.patience is not None and bool(self.history) and self.waited >= self.patience
+
+    def take_up(self) -> None:
+        """Give the model the state that was read from disk, if one was."""
+        if self.values:
+            for variable, value in zip(self.state(), self.values, strict=True):
+                variable.assign(value)
+            self.values = []
+
+    def take_best(self) -> None:
+        """Give the model the weights of its best epoch, if they are wanted."""
+        if self.best:
+            for weight, value in zip(self.trained.weights, self.best, strict=True):
+                weight.assign(value)
 
     def resume(self) -> int:
         """Read the state on disk, to be taken up when training begins; the number of epochs done."""
@@ -194,30 +245,33 @@ class _Progress(keras.callbacks.Callback):
         try:
             with np.load(self.file, allow_pickle=False) as stored:
                 about = json.loads(bytes(stored["about"]).decode())
-                values = [stored[str(i)] for i in range(len(stored) - 1)]
+                values, best = ([stored[f"{part}{i}"] for i in range(about[part])] for part in ("state", "best"))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return 0
         variables = self.state()
         if about["key"] != self.key or [v.shape for v in values] != [tuple(v.shape) for v in variables]:
             return 0
-        self.values, self.history = values, about["history"]
+        self.values, self.best, self.history = values, best, about["history"]
         return len(self.history)
 
     def on_train_begin(self, logs=None):
-        # Not earlier: fit first traces the model once, which moves its random generators on.
-        if self.values:
-            for variable, value in zip(self.state(), self.values, strict=True):
-                variable.assign(value)
-            self.values = []
+        self.take_up()  # not earlier: fit first traces the model once, which moves its random generators on
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.perf_counter()
+        self.validation: dict[str, float] = {}
+
+    def on_test_begin(self, logs=None):
+        self.validation_began = time.perf_counter()
+
+    def on_test_end(self, logs=None):
+        self.validation = {"validation_seconds": time.perf_counter() - self.validation_began}
 
     def on_epoch_end(self, epoch, logs=None):
         losses = {name: float(value) for name, value in (logs or {}).items()}
         seconds = time.perf_counter() - self.began
         rate = float(ops.convert_to_numpy(self.trained.optimizer.learning_rate))
-        self.history.append({**losses, "seconds": seconds, "learning_rate": rate})
+        self.history.append({**losses, "seconds": seconds, **self.validation, "learning_rate": rate})
         parts = "  ".join(f"{name} {losses[name]:.4g}" for name in sorted(losses, key=lambda name: (name != "loss", name)))
         print(f"epoch {epoch + 1:>3}/{self.epochs}  {seconds:6.1f} s  {parts}", flush=True)
         bad = [name for name, value in losses.items() if not np.isfinite(value)]
@@ -226,12 +280,17 @@ class _Progress(keras.callbacks.Callback):
                 f"Training broke down in epoch {epoch + 1}: {', '.join(bad)} is not finite. Usual causes: a learning rate too "
                 f"high (it is {rate:.3g}), no clipping of gradients, float16 without loss scaling."
             )
+        if self.restore_best and self.waited == 0:
+            self.best = [_array(weight) for weight in self.trained.weights]
+        self.trained.stop_training = self.enough
         if len(self.history) % self.save_every == 0 and epoch + 1 < self.epochs:
             self.save()
 
     def save(self):
-        about = json.dumps({"key": self.key, "history": self.history}).encode()
-        arrays: dict[str, Any] = {str(i): _array(variable) for i, variable in enumerate(self.state())}
+        parts = {"state": [_array(variable) for variable in self.state()], "best": self.best}
+        counts = {part: len(values) for part, values in parts.items()}
+        about = json.dumps({"key": self.key, "history": self.history, **counts}).encode()
+        arrays: dict[str, Any] = {f"{part}{i}": value for part, values in parts.items() for i, value in enumerate(values)}
         aside = self.file.with_name(f".{self.file.name}.aside.npz")
         try:
             np.savez(aside, **arrays, about=np.frombuffer(about, np.uint8))

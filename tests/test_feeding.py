@@ -8,7 +8,7 @@ import pytest
 
 from covidcxr import augment, training
 from covidcxr.errors import InputError, ParameterError
-from covidcxr.feeding import Pictures
+from covidcxr.feeding import Labelled, Pictures
 
 rng = np.random.default_rng(0)
 IMAGES = [rng.random((16, 24), dtype="float32") for _ in range(5)]
@@ -138,3 +138,59 @@ def test_faults_of_a_change_are_told():
 
     with pytest.raises(InputError, match=r"of one size; after `augment` here are \[\(8, 24\), \(9, 24\)\]"):
         Pictures(IMAGES, MASKS, 2, augment=cut, shuffle=False)[0]
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+LABELS = np.array([True, False, False, True, False])
+
+
+def test_a_labelled_batch_is_images_of_three_channels_and_a_column_of_labels():
+    images, labels = Labelled(IMAGES, LABELS, 2, shuffle=False)[1]
+    assert images.dtype == labels.dtype == np.float32
+    np.testing.assert_array_equal(images, np.stack(IMAGES[2:4])[..., None].repeat(3, axis=3))
+    np.testing.assert_array_equal(labels, [[0], [1]])
+    colours = [np.stack([image, 1 - image, image**2], axis=2) for image in IMAGES]
+    np.testing.assert_array_equal(Labelled(colours, LABELS, 2, shuffle=False)[0][0], colours[:2])
+
+
+def test_labels_go_with_their_images_and_no_image_comes_again_before_all_have_come():
+    feed = Labelled(IMAGES, LABELS, 5, steps=2)
+    for _ in range(3):
+        for images, labels in feed:
+            order = [next(i for i, own in enumerate(IMAGES) if np.array_equal(own, image[..., 0])) for image in images]
+            assert sorted(order) == [0, 1, 2, 3, 4]
+            np.testing.assert_array_equal(labels[:, 0], LABELS[order])
+        end_epoch(feed)
+    same(feed, Labelled(IMAGES, LABELS, 5, steps=2, first_epoch=3))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+def test_not_shuffled_every_image_counts_once(batch_size):
+    batches = list(Labelled(IMAGES, LABELS, batch_size, shuffle=False))
+    np.testing.assert_array_equal(np.concatenate([images for images, _ in batches])[..., 0], IMAGES)
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches])[:, 0], LABELS)
+    model = keras.Sequential([keras.Input((16, 24, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, "sigmoid")])
+    model.compile(loss="binary_crossentropy", jit_compile=False)
+    risk = model.predict(np.stack(IMAGES)[..., None].repeat(3, axis=3), verbose=0)[:, 0]
+    expected = -np.mean(np.log(np.where(LABELS, risk, 1 - risk)))
+    assert model.evaluate(Labelled(IMAGES, LABELS, batch_size, shuffle=False), verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("images", "labels", "error", "message"), [
+    ([], np.zeros(0, bool), InputError, "at least one example"),
+    (IMAGES, LABELS[:4], InputError, "5 images and 4 labels"),
+    (IMAGES, [True, None, False, True, True], InputError, "none missing; these are object"),
+    (IMAGES, [0, 1, 0, 1, 2], InputError, "must be bool, none missing; these are int64"),
+    ([IMAGES[0], 255 * IMAGES[1]], LABELS[:2], InputError, "image 1: .*8-bit"),
+    ([IMAGES[0], IMAGES[1][..., None]], LABELS[:2], InputError, r"image 1: an image must be float32 .*\(16, 24, 1\)"),
+    ([IMAGES[0], IMAGES[1].T], LABELS[:2], InputError, r"image 1: images must be of one size; this one is \(24, 16\)"),
+])  # fmt: skip
+def test_faults_of_labels_are_found_when_the_feed_is_made(images, labels, error, message):
+    with pytest.raises(error, match=message):
+        Labelled(images, labels, 2)
+
+
+def test_an_epoch_that_is_not_shuffled_has_no_other_length():
+    with pytest.raises(ParameterError, match="leave steps out"):
+        Labelled(IMAGES, LABELS, 2, steps=2, shuffle=False)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from covidcxr import training
-from covidcxr.errors import CovidcxrError, InputError
+from covidcxr.errors import CovidcxrError, InputError, ParameterError
 
 EPOCHS = 4
 
@@ -154,3 +154,121 @@ def test_the_rate_rises_then_falls_along_a_cosine():
     at = [float(rate(step)) for step in range(101)]
     assert at[0] == 0 and at[10] == pytest.approx(2) and at[55] == pytest.approx(1) and at[100] == pytest.approx(0, abs=1e-6)
     assert np.all(np.diff(at[:11]) > 0) and np.all(np.diff(at[10:]) < 0)
+
+
+# ---- early stopping ----------------------------------------------------------------------------------------------------
+
+MOST = 20
+
+
+def noisy(count: int, seed: int):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 4)).astype("float32")
+    return x, (0.5 * x.sum(axis=1, keepdims=True) + rng.normal(size=(count, 1))).astype("float32")
+
+
+UNSEEN = noisy(64, 2)  # whose loss sinks at first and rises when noise is learned by heart
+
+
+def learner():
+    training.set_seed(3)
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(64, "relu"), keras.layers.Dropout(0.1), keras.layers.Dense(1)])
+    net.compile(keras.optimizers.Adam(0.02), loss="mse", jit_compile=training.jit_compile())
+    return net
+
+
+class Few(keras.utils.PyDataset):
+    """The same eight examples in every batch."""
+
+    def __init__(self, first_epoch: int = 0):
+        super().__init__()
+        self.x, self.y = noisy(8, 1)
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.x, self.y
+
+
+def stopped(folder, net=None, **options):
+    net = net or learner()
+    options = {"patience": 2, **options}
+    history = training.fit_or_load(
+        net, Few, epochs=MOST, folder=folder, name="net", made_from=0, validation=UNSEEN, **options
+    )
+    return net, history
+
+
+def watched(history):
+    return [epoch["val_loss"] for epoch in history]
+
+
+@pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.parametrize("patience", [1, 3])
+def test_stops_where_keras_stops_with_the_weights_keras_keeps(tmp_path, patience, restore):
+    theirs = learner()
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=restore)
+    expected = theirs.fit(
+        Few(), epochs=MOST, validation_data=UNSEEN, callbacks=[stopping], shuffle=False, verbose=0
+    ).history["val_loss"]
+    ours, history = stopped(tmp_path, patience=patience, restore_best=restore)
+    np.testing.assert_allclose(watched(history), expected, rtol=1e-6)
+    assert same(ours, theirs)
+    best = int(np.argmin(expected))
+    assert 0 < best == len(history) - 1 - patience and len(history) < MOST
+    at_end = float(ours.evaluate(*UNSEEN, verbose=0))
+    assert at_end == pytest.approx(min(expected) if restore else expected[-1], rel=1e-5)
+
+
+def test_what_stopped_early_is_loaded_as_it_was(tmp_path, capsys):
+    trained, history = stopped(tmp_path, restore_best=True)
+    capsys.readouterr()
+    again, same_history = stopped(tmp_path, restore_best=True)
+    assert f"trained before ({len(history)} epochs)" in capsys.readouterr().out
+    assert same(trained, again) and same_history == history
+
+
+@pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.parametrize("from_the_end", [0, 1, 3])
+def test_one_that_goes_on_stops_where_it_would_have_stopped(tmp_path, restore, from_the_end):
+    """Also where it is interrupted when the last epoch is done (0) or in one that waits for a lower loss."""
+    whole, history = stopped(tmp_path / "whole", restore_best=restore)
+    at = len(history) - 1 - from_the_end
+
+    class Unplug(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == at:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped(tmp_path / "broken", restore_best=restore, callbacks=[Unplug()])
+    resumed, joined = stopped(tmp_path / "broken", restore_best=restore)
+    assert same(whole, resumed) and watched(joined) == watched(history)
+    assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == ["net.json", "net.weights.h5"]
+
+
+@pytest.mark.parametrize(("change", "more"), [({"patience": 3}, 1), ({"restore_best": True}, 0), ({"patience": None}, None)])
+def test_another_rule_of_stopping_is_another_training(tmp_path, capsys, change, more):
+    _, first = stopped(tmp_path)
+    capsys.readouterr()
+    _, history = stopped(tmp_path, **change)
+    assert "loaded" not in capsys.readouterr().out
+    assert len(history) == (MOST if more is None else len(first) + more)
+
+
+def test_the_seconds_of_validation_are_told_apart(tmp_path):
+    _, history = stopped(tmp_path)
+    assert all(0 < epoch["validation_seconds"] < epoch["seconds"] for epoch in history)
+    _, without = train(tmp_path / "without")
+    assert not any("validation_seconds" in epoch for epoch in without)
+
+
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"patience": 0, "validation": UNSEEN}, ParameterError, "patience must be at least 1"),
+    ({"patience": 1}, InputError, "give validation too"),
+    ({"restore_best": True, "validation": UNSEEN}, ParameterError, "give a patience too"),
+])
+def test_a_rule_of_stopping_that_can_not_be_followed_is_refused(tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        train(tmp_path, **options)
