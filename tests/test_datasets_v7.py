@@ -196,6 +196,7 @@ def test_patients_are_known_by_tag_or_by_the_collections_file_names(builder):
         builder.darwin(f"{number}.png", lungs(), tags, number=number, original=original)
     table = builder.open().cases()
     assert table.patient.tolist() == ["kermany-person12", "cohen-12", "file-b"]
+    assert table.collection.tolist() == ["Kermany", "Cohen", "Cohen"]
     assert table.finding.tolist() == ["bacterial pneumonia", "COVID-19", "SARS"] and table.covid.tolist() == [False, True, False]
     assert kermany("NORMAL2-IM-0123-0001.jpeg") == ("kermany-NORMAL2-IM-0123", "no finding") and kermany("x.png") == (None, None)
 
@@ -233,6 +234,7 @@ def test_the_phantom_has_what_the_rule_leaves_out_and_its_other_sets_patients(ph
     groups = truth.group[table.patient.astype(int)].to_numpy()
     np.testing.assert_array_equal(table.covid.to_numpy(bool), groups == "covid")
     np.testing.assert_array_equal(table.finding == "no finding", groups == "normal")
+    np.testing.assert_array_equal(table.collection == "Cohen", groups == "covid")
     shared = set(datasets.open("general_blockchain_cxr", "phantom:smoke").cases().patient)
     assert shared < set(table.patient) and not table[~table.patient.isin(shared)].covid.any()
     for row in table[table.excluded.isna()].itertuples():

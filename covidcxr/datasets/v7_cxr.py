@@ -23,6 +23,7 @@ What is read from them:
   of annotation, the grey mask comes first, then Darwin JSON, then COCO. Of several files of one image the first by path counts.
 - Tags fill columns (`covidcxr.datasets.v7_tags`), `tags` keeps all of them, and the verifier tells those that no column
   understands. What metadata.csv says comes before them.
+- `collection` says whose collection an image was taken from, by its file name there: "Kermany", or else "Cohen".
 - `excluded` says why the paper's rule leaves an image out, None where it stays in: "CT slice", "lateral view", "no lung outline";
   and "also at its original size" for an image that is in two parts of the join.
 - `listed()` has a row for every image that the annotations name, here or not: what Table 1 counts (`table1`).
@@ -192,10 +193,11 @@ class V7CXR(Dataset):
         patient = cohen.patient(about, self.phantom) or cohen.patient({"patientid": identifier}, self.phantom)
         told = {**cohen.outcomes(about), "view": cohen.view(about.get("view"))}
         told["finding"] = normalise_finding(about.get("finding"))
-        licence, source = "not stated", "Cohen collection"
+        licence, source, collection = "not stated", "Cohen collection", "Cohen"
         if not about and patient is None:
             patient, told["finding"] = kermany(original, self.phantom)
             if patient is not None:
+                collection = "Kermany"
                 licence, source = "CC BY 4.0 (stated for the Mendeley source)", "Kermany et al., Mendeley rscbjbr9sj"
                 told["view"] = None if self.phantom else "AP"
         columns |= {column: value for column, value in told.items() if value is not None}
@@ -208,6 +210,7 @@ class V7CXR(Dataset):
             "image": path.relative_to(self.folder).as_posix(),
             "licence": "synthetic" if self.phantom else about.get("license") or licence,
             "source": "covidcxr.phantom" if self.phantom else about.get("url") or source,
+            "collection": collection,
             "tags": tags or None,
             "unknown_tags": unknown or None,
         }
