@@ -7,7 +7,7 @@
 
 A split is a pandas.DataFrame of one row per case, sorted by case:
     case, patient   as in the data set's table
-    role            "train", "test", or "unused" (in neither)
+    role            "train", "test" (zhang2020's validation), or "unused" (in neither)
     ten             bool, in ramesh2021's splits only: the X-rays that the mixed training set keeps; never one of the test
 
 A split depends on the cases, on their patients and on the seed, not on the order of rows in the table.
@@ -35,6 +35,10 @@ Protocol = Literal["printed", "released", "covid_only", "patient_grouped"]
 TEST_SHARE = 40 / 100  # ramesh2021, section 2.4, as the next
 TEN_SHARE = 10 / 60  # of the training X-rays
 RELEASED = "ramesh2021_released_split.csv"
+Session = Literal["lung", "lung_500", "diagnosis"]
+VALIDATION_SHARE = 30 / 100  # zhang2020, section 4.2
+NON_COVID = 5957  # zhang2020, Table 1, with masks; the earlier session of section 4.4 trained on 500 of them
+NON_COVID_500 = 500
 _DRAWS = 200
 _SHOWN = 5  # names in a message
 
@@ -79,6 +83,67 @@ def ramesh2021(cases: DataFrame, protocol: Protocol, *, seed: int) -> DataFrame:
     split = _split(table, np.where(test, "test", "train"))
     split["ten"] = _draw(~test, _at_least_one(TEN_SHARE * np.count_nonzero(~test)), random, "training images")
     return check(split)
+
+
+def zhang2020(
+    cases: DataFrame, session: Session, protocol: Literal["printed", "patient_grouped"] = "printed", *, seed: int
+) -> DataFrame:
+    """Training and validation images of zhang2020, Tables 2 to 5 and section 4.4; those of validation have the role "test".
+
+    Of 439 COVID-19 and 5957 other images, "printed" gives exactly the paper's numbers: 307 and 4170 train. "lung" tests on the 132
+    COVID-19 images that remain and leaves 1787 others unused; "diagnosis" tests on both; "lung_500" trains on 500 others and leaves
+    the rest unused. A set of another size is split in the same proportions. Sessions share the drawing: with the same seed the same
+    images train in "lung" and in "diagnosis", and the 500 are among them.
+
+    Args:
+        cases: images with masks: case, patient, covid; where the table has a column `excluded`, it must be empty.
+        session: which network.
+        protocol: "printed": images are drawn at random in each class, so that images of a patient may be on both sides.
+            "patient_grouped": patients are drawn, with about 30 % of the images and the share of COVID-19 alike on both sides;
+            here the lung networks are tested on both classes, since one that is to serve for all images should be.
+        seed: of the draws.
+
+    Raises:
+        InputError: an image is excluded or its finding not known, there is one class only, or a class has too few images.
+    """
+    known = {"session": (session, get_args(Session)), "protocol": (protocol, ("printed", "patient_grouped"))}
+    for name, (value, allowed) in known.items():
+        if value not in allowed:
+            raise ParameterError(f"No {name} is called {value!r}.{did_you_mean(value, allowed)} There are: {', '.join(allowed)}.")
+    table = _sorted(cases, "covid")
+    _check_usable(table)
+    covid = table.covid.to_numpy(bool)
+    random = np.random.default_rng(seed)
+    if protocol == "patient_grouped":
+        test = _draw_groups(table, _at_least_one(VALIDATION_SHARE * len(table)), random, "patient", "covid")
+    else:
+        test = np.zeros(len(table), bool)
+        for members, what in ((covid, "COVID-19 images"), (~covid, "other images")):
+            count = min(round((1 - VALIDATION_SHARE) * members.sum()), members.sum() - 1)
+            train = _draw(members, count, random, what)
+            test |= members & ~train
+    unused = np.zeros(len(table), bool)
+    if session == "lung_500":
+        count = _at_least_one(NON_COVID_500 / NON_COVID * np.count_nonzero(~covid))
+        unused = ~covid & ~test & ~_draw(~covid & ~test, count, random, "other training images")
+    if session != "diagnosis" and protocol == "printed":
+        unused |= ~covid & test
+    return check(_split(table, np.where(unused, "unused", np.where(test, "test", "train"))))
+
+
+def _check_usable(table: DataFrame) -> None:
+    if "excluded" in table and table.excluded.notna().any():
+        names = _some(table.case[table.excluded.notna()])
+        count = table.excluded.notna().sum()
+        raise InputError(f"{count} images are excluded, such as CT slices: {names}. Leave them out first.")
+    if table.covid.isna().any():
+        names = _some(table.case[table.covid.isna()])
+        raise InputError(f"Of {table.covid.isna().sum()} images it is not known whether they show COVID-19: {names}.")
+    if table.covid.nunique() < 2:
+        which = "COVID-19" if table.covid.all() else "other"
+        raise InputError(f"zhang2020 trains on COVID-19 and other images; these {len(table)} are all {which} images.")
+    if table.covid.value_counts().min() < 2:
+        raise InputError("Of each class one image trains and one is tested, at least; one class has a single image.")
 
 
 def grouped(

@@ -97,6 +97,82 @@ def test_phantom_cohorts_are_split(phantom_smoke, protocol):
     assert len(cases_of(split, "train")) == 5 and split.ten.sum() == 1
 
 
+# ---- zhang2020 -------------------------------------------------------------------------------------------------------
+
+
+def v7(covid=439, others=5957, per_patient=2):
+    """A table of COVID-19 and other images, `per_patient` of each patient."""
+    findings = ["COVID-19"] * covid + ["no finding"] * others
+    rows = [{"case": f"i{i:05d}", "patient": f"{finding[:2]}{i // per_patient}", "finding": finding, "excluded": None}
+            for i, finding in enumerate(findings)]
+    return case_table(rows, "here")
+
+
+def counts(split, table):
+    """Role -> numbers of COVID-19 and of other images."""
+    covid = table.set_index("case").covid[split.case].to_numpy(bool)
+    return {role: tuple(int((kind & (split.role == role)).sum()) for kind in (covid, ~covid)) for role in splits.ROLES}
+
+
+@pytest.mark.parametrize("session, expected", [
+    ("lung", {"train": (307, 4170), "test": (132, 0), "unused": (0, 1787)}),  # Tables 2 and 3
+    ("lung_500", {"train": (307, 500), "test": (132, 0), "unused": (0, 5457)}),  # section 4.4
+    ("diagnosis", {"train": (307, 4170), "test": (132, 1787), "unused": (0, 0)}),  # Tables 4 and 5
+])
+def test_zhang2020_has_the_printed_numbers_on_the_complete_set(session, expected):
+    table = v7()
+    assert counts(splits.zhang2020(table, session, seed=3), table) == expected
+
+
+def test_zhang2020_splits_a_smaller_set_in_proportion():
+    table = v7(110, 727)
+    assert counts(splits.zhang2020(table, "lung", seed=0), table) == {"train": (77, 509), "test": (33, 0), "unused": (0, 218)}
+    assert counts(splits.zhang2020(table, "lung_500", seed=0), table)["train"] == (77, 61)
+    assert counts(splits.zhang2020(v7(3, 2), "lung_500", seed=0), v7(3, 2)) == {"train": (2, 1), "test": (1, 0), "unused": (0, 1)}
+
+
+def test_zhang2020s_sessions_share_their_images():
+    table = v7(60, 300)
+    lung, few, diagnosis = (splits.zhang2020(table, session, seed=5) for session in ("lung", "lung_500", "diagnosis"))
+    assert cases_of(lung, "train") == cases_of(diagnosis, "train") and cases_of(few, "train") < cases_of(lung, "train")
+    assert cases_of(lung, "test") == cases_of(few, "test") < cases_of(diagnosis, "test")
+    assert cases_of(splits.zhang2020(table, "lung", seed=6), "test") != cases_of(lung, "test")
+    shuffled = splits.zhang2020(table.sample(frac=1, random_state=0), "lung", seed=5)
+    pandas.testing.assert_frame_equal(shuffled, lung)
+
+
+@pytest.mark.parametrize("session", ["lung", "lung_500", "diagnosis"])
+def test_zhang2020_grouped_keeps_patients_on_one_side_and_tests_both_classes(session):
+    table = v7(110, 727, per_patient=3)
+    split = splits.zhang2020(table, session, "patient_grouped", seed=0)
+    sides = split[split.role != "unused"].groupby("patient").role.nunique()
+    assert sides.max() == 1
+    found = counts(split, table)
+    assert sum(found["test"]) == pytest.approx(0.3 * 837, abs=2) and found["test"][0] == pytest.approx(33, abs=3)
+    assert found["unused"] == (0, 0) if session != "lung_500" else found["train"][1] == 61
+    leaking = splits.zhang2020(table, session, "printed", seed=0)
+    assert leaking[leaking.role != "unused"].groupby("patient").role.nunique().max() == 2
+
+
+def test_zhang2020_refuses_one_class_unknown_findings_and_excluded_images():
+    with pytest.raises(InputError, match="these 5 are all COVID-19 images"):
+        splits.zhang2020(v7(5, 0), "lung", seed=0)
+    with pytest.raises(InputError, match="all other images"):
+        splits.zhang2020(v7(0, 5), "lung", seed=0)
+    with pytest.raises(InputError, match="a single image"):
+        splits.zhang2020(v7(1, 5), "diagnosis", seed=0)
+    table = v7(4, 4)
+    with pytest.raises(InputError, match="1 images are excluded, such as CT slices: i00001"):
+        splits.zhang2020(table.assign(excluded=[None, "CT slice", *[None] * 6]), "lung", seed=0)
+    table.loc[2, "covid"] = pandas.NA
+    with pytest.raises(InputError, match="Of 1 images it is not known .*: i00002"):
+        splits.zhang2020(table, "lung", seed=0)
+    with pytest.raises(ParameterError, match="Did you mean 'lung_500'"):
+        splits.zhang2020(v7(4, 4), "lung500", seed=0)
+    with pytest.raises(ParameterError, match="No protocol"):
+        splits.zhang2020(v7(4, 4), "lung", "released", seed=0)
+
+
 # ---- released lists --------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,260 @@
+"""Lungs on radiographs: the network that the stage `lung_segmentation` has trained, and what is done to its masks.
+
+    lungs = LungModel.of_stage(stage.upstream("lung_segmentation"))
+    for image, mask in zip(images, lungs.stream(images)):        # images of any sizes, a few in memory at a time
+        right, left = separate(mask)
+
+Masks are V7's idea of lungs: with the part behind the heart, down to the diaphragm. The patient's right lung lies at small x.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from covidcxr.errors import CovidcxrError, InputError, ParameterError
+from covidcxr.paths import write_atomically
+from covidcxr.projection import resize
+
+if TYPE_CHECKING:
+    import keras
+
+CARD = "lung_model.json"  # in a stage's folder: which network, at which size, with which threshold
+SMALLEST_SHARE = 0.1
+"""Smallest second part that counts as a lung, as a share of the largest; the smaller of two healthy lungs has more than half."""
+ONE_LUNG = 0.6
+"""A cut that runs through mask in more than this share of the rows parts no two lungs, but one in half."""
+
+_BATCH = 8
+_COARSE = 256  # longer side of the mask on which the cut between the lungs is looked for
+_BAND = 0.25  # of the mask's width at its left and right, where no cut is looked for
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a lung network is used.
+
+    Attributes:
+        weights: file of its weights, relative to the card's folder.
+        network: arguments of `models.lung_unet.lung_unet`.
+        size: side of the squares that it sees, pixels.
+        threshold: probability from which a pixel is lung, between 0 and 1.
+    """
+
+    weights: str
+    network: dict[str, Any]
+    size: int
+    threshold: float
+
+
+class LungModel:
+    """A trained lung network.
+
+    Attributes:
+        network: from squares (N, S, S, channels) in [0, 1] to probabilities (N, S, S, 1).
+        size: S, pixels.
+        threshold: probability from which a pixel is lung.
+    """
+
+    def __init__(self, network: keras.Model, size: int, threshold: float):
+        if not 0 < threshold < 1:
+            raise ParameterError(f"threshold lies between 0 and 1; found {threshold!r}.")
+        self.network, self.size, self.threshold = network, size, threshold
+        self._channels = network.input_shape[-1]
+
+    @classmethod
+    def of_stage(cls, folder: Path) -> LungModel:
+        """The network of a finished stage, `stage.upstream("lung_segmentation")`.
+
+        Raises:
+            CovidcxrError: the folder holds none, or not all of it.
+        """
+        from covidcxr.models.lung_unet import lung_unet
+
+        path = Path(folder) / CARD
+        try:
+            card = Card(**json.loads(path.read_text(encoding="utf-8")))
+            weights = path.parent / card.weights
+            if not weights.resolve().is_relative_to(path.parent.resolve()):
+                raise InputError(f"{path}: the weights {card.weights!r} lie outside of the stage's folder.")
+            network = lung_unet(**card.network)
+            network.load_weights(weights)
+        except (OSError, ValueError, TypeError) as error:
+            raise CovidcxrError(
+                f"{path.parent} holds no lung network that can be read ({type(error).__name__}: {error}). "
+                "Run the stage lung_segmentation again."
+            ) from error
+        return cls(network, card.size, card.threshold)
+
+    def probabilities(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Probability of lung, float32 (S, S), of each image in turn.
+
+        Args:
+            images: float32 (H, W) in [0, 1], of any sizes; they are taken a few at a time.
+        """
+        images = iter(images)
+        number = 0
+        while batch := list(islice(images, _BATCH)):
+            seen = np.stack([self._square(image, number + i) for i, image in enumerate(batch)])
+            number += len(batch)
+            # A last batch that is not full is filled up: networks are compiled for one shape.
+            missing = np.repeat(seen[-1:], _BATCH - len(seen), axis=0)
+            found = self.network.predict_on_batch(np.concatenate([seen, missing]))
+            yield from np.asarray(found)[: len(batch), ..., 0]
+
+    def stream(self, images: Iterable[np.ndarray], clean_up: bool = True) -> Iterator[np.ndarray]:
+        """Lungs of each image in turn, bool (H, W) of its own size.
+
+        Args:
+            images: float32 (H, W) in [0, 1], of any sizes; they are taken a few at a time.
+            clean_up: keep the two largest parts without holes (`clean`).
+        """
+        sizes: list[tuple[int, int]] = []
+
+        def noted() -> Iterator[np.ndarray]:
+            for image in images:
+                sizes.append(image.shape[:2])
+                yield image
+
+        for probability in self.probabilities(noted()):
+            mask = resize(probability, sizes.pop(0)) >= self.threshold
+            yield clean(mask) if clean_up else mask
+
+    def masks(self, images: Iterable[np.ndarray], clean_up: bool = True) -> list[np.ndarray]:
+        """The lungs of `stream`, all at once."""
+        return list(self.stream(images, clean_up))
+
+    def save(self, folder: Path, weights: Path, network: dict[str, Any]) -> None:
+        """Write the card by which `of_stage` finds this network.
+
+        Args:
+            folder: of the stage.
+            weights: file of the trained weights, within it.
+            network: arguments of `lung_unet`, which made it.
+        """
+        if not weights.is_file() or not weights.is_relative_to(folder):
+            raise InputError(f"{weights} is no file in {folder}, whose card would name it.")
+        card = Card(weights.relative_to(folder).as_posix(), dict(network), self.size, self.threshold)
+        write_atomically(folder / CARD, json.dumps(asdict(card), indent=1) + "\n")
+
+    def _square(self, image: np.ndarray, number: int) -> np.ndarray:
+        image = np.asarray(image)
+        low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
+        if image.ndim != 2 or not image.size or not np.issubdtype(image.dtype, np.floating) or not (low >= 0 and high <= 1):
+            raise InputError(
+                f"image {number}: lungs are found on images that are floating, (H, W), in [0, 1]; this one is {image.dtype} "
+                f"{image.shape}, {low:g} to {high:g}."
+            )
+        square = resize(image, (self.size, self.size))
+        return np.repeat(square[..., None], self._channels, axis=-1)
+
+
+def clean(mask: np.ndarray, parts: int = 2, smallest_share: float = SMALLEST_SHARE) -> np.ndarray:
+    """The largest connected parts of a mask (H, W), without holes; lungs that touch are one part. Corners connect.
+
+    Args:
+        mask: bool (H, W).
+        parts: how many are kept at most.
+        smallest_share: parts smaller than this share of the largest are left out.
+    """
+    from scipy import ndimage
+
+    _check_mask(mask)
+    if not mask.any():
+        return mask.copy()
+    numbered, count = ndimage.label(mask, np.ones((3, 3)))
+    area = np.bincount(numbered.ravel(), minlength=count + 1)
+    area[0] = 0
+    order = np.argsort(-area, kind="stable")[:parts]
+    kept = np.zeros(count + 1, bool)
+    kept[order] = area[order] >= max(1, smallest_share * area.max())
+    kept[0] = False
+    return ndimage.binary_fill_holes(kept[numbered])
+
+
+def separate(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The patient's right and left lung of a mask of both.
+
+    The cut between them is the path from top to bottom, within the middle half of the mask's width, that runs through the least
+    mask; it may lean and bend. A connected part lies on the side on which it has more of its pixels, unless both sides have more
+    than `SMALLEST_SHARE` of it: lungs that touch are cut. Where even the best cut runs through mask in more than `ONE_LUNG` of
+    the rows that hold any, there is one lung only: it is taken as the right or the left one by the half of the image in which its
+    centre lies, and the other is empty. Of an empty mask both are.
+
+    Args:
+        mask: bool (H, W), best after `clean`, seen from the front: the patient's right at small x.
+
+    Returns:
+        right, left: bool (H, W); they share no pixel, and together they are the mask.
+    """
+    from scipy import ndimage
+
+    _check_mask(mask)
+    if not mask.any():
+        return mask.copy(), mask.copy()
+    cut = _cut(mask)
+    if cut is None:
+        middle = np.nonzero(mask)[1].mean() < (mask.shape[1] - 1) / 2
+        return (mask.copy(), np.zeros_like(mask)) if middle else (np.zeros_like(mask), mask.copy())
+    at_right = np.arange(mask.shape[1]) < cut[:, None]
+    numbered, count = ndimage.label(mask, np.ones((3, 3)))
+    area = np.bincount(numbered.ravel(), minlength=count + 1)
+    share = np.bincount(numbered.ravel(), (at_right & mask).ravel(), minlength=count + 1) / np.maximum(area, 1)
+    whole_right, whole_left = share >= 1 - SMALLEST_SHARE, share <= SMALLEST_SHARE
+    right = mask & np.where(whole_right[numbered], True, np.where(whole_left[numbered], False, at_right))
+    return right, mask & ~right
+
+
+def _cut(mask: np.ndarray) -> np.ndarray | None:
+    """Column at which each row is cut, float (H,); None where any cut would go through one lung."""
+    step = max(1, -(-max(mask.shape) // _COARSE))
+    coarse = mask[step // 2 :: step, step // 2 :: step]
+    columns, rows = np.flatnonzero(coarse.any(axis=0)), np.flatnonzero(coarse.any(axis=1))
+    if not len(rows):  # thinner than the steps
+        coarse, step = mask, 1
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    edge = int(_BAND * (last - first))
+    band = coarse[top:bottom, first + edge : last - edge]
+    if not band.shape[1]:
+        return None
+    path = _cheapest_path(band)
+    through = np.count_nonzero(band[np.arange(len(band)), path])
+    if through > ONE_LUNG * len(rows):
+        return None
+    known = (np.arange(top, bottom) * step + step // 2, (path + first + edge) * step + step // 2 + 0.5)
+    return np.interp(np.arange(mask.shape[0]), *known)
+
+
+def _cheapest_path(band: np.ndarray) -> np.ndarray:
+    """Column per row of a path from the top to the bottom of `band`, bool (h, w), through as little of it as can be; it moves by
+    at most one column a row, and of equal paths the one nearest to the middle and straightest wins: int (h,)."""
+    height, width = band.shape
+    aside = abs(np.arange(width) - (width - 1) / 2) / max(1, width)
+    cost = band + 1e-3 * aside  # a whole path off the middle costs less than one pixel of mask
+    total = np.empty((height, width))
+    total[0] = cost[0]
+    turn = np.array([1e-4, 0.0, 1e-4])[:, None]
+    for row in range(1, height):
+        padded = np.pad(total[row - 1], 1, constant_values=np.inf)
+        total[row] = cost[row] + (np.stack([padded[:-2], padded[1:-1], padded[2:]]) + turn).min(axis=0)
+    path = np.empty(height, int)
+    path[-1] = total[-1].argmin()
+    for row in range(height - 1, 0, -1):
+        here = path[row]
+        near = np.arange(max(0, here - 1), min(width, here + 2))
+        path[row - 1] = near[(total[row - 1, near] + 1e-4 * abs(near - here)).argmin()]
+    return path
+
+
+def _check_mask(mask: np.ndarray) -> None:
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.ndim != 2:
+        found = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise InputError(f"A mask is bool (H, W); found {found}.")
