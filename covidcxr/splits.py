@@ -90,10 +90,10 @@ def zhang2020(
 ) -> DataFrame:
     """Training and validation images of zhang2020, Tables 2 to 5 and section 4.4; those of validation have the role "test".
 
-    Of 439 COVID-19 and 5957 other images, "printed" gives exactly the paper's numbers: 307 and 4170 train. "lung" tests on the 132
-    COVID-19 images that remain and leaves 1787 others unused; "diagnosis" tests on both; "lung_500" trains on 500 others and leaves
-    the rest unused. A set of another size is split in the same proportions. Sessions share the drawing: with the same seed the same
-    images train in "lung" and in "diagnosis", and the 500 are among them.
+    Of 439 COVID-19 and 5957 other images, "printed" gives exactly the paper's numbers: 307 and 4170 train. "lung" tests on the
+    132 COVID-19 images that remain and leaves 1787 others unused; "diagnosis" tests on both; "lung_500" trains on 500 others
+    and leaves the rest unused. A set of another size is split in the same proportions. Sessions share the drawing: with the
+    same seed the same images train in "lung" and in "diagnosis", and the 500 are among them.
 
     Args:
         cases: images with masks: case, patient, covid; where the table has a column `excluded`, it must be empty.
