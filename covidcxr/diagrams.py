@@ -417,6 +417,62 @@ def _row(draw: Diagram, y: float, height: float, colour: str, texts: Sequence[tu
     return blocks
 
 
+# ---- layers in a row -------------------------------------------------------------------------------------------------
+
+
+def layer_row(model: keras.Model) -> Figure:
+    """A network whose layers follow one another, from left to right (figure 6 of zhang2020): what each does, what it leaves, how
+    many parameters it has. The higher a block, the larger its map.
+
+    Args:
+        model: of `models.diagnosis_cnn`, or another of the same kinds of layers.
+    """
+    layers = model.layers[1:]
+    gap, margin = 0.22, 0.15
+    width = (WIDTH - 2 * margin - gap * len(layers)) / (len(layers) + 1)
+    draw = Diagram(3.2)
+    total = model.count_params()
+    draw.text((margin, 3.0), f"{total:,} parameters", size=_TITLE + 1, weight="bold", align="left")
+    texts = [("Image", [_shape(model.input_shape)], "black")]
+    texts += [(*_layer_text(layer), "blue" if len(layer.output.shape) == 4 else "orange") for layer in layers]
+    heights = [_map_height(model.input_shape, model)] + [_map_height(layer.output.shape, model) for layer in layers]
+    blocks = [
+        draw.block(margin + i * (width + gap), 1.4 - height / 2, width, height, title, lines, colour)
+        for i, ((title, lines, colour), height) in enumerate(zip(texts, heights, strict=True))
+    ]
+    draw.match(blocks)
+    for one, other in itertools.pairwise(blocks):
+        draw.arrow(one.right(), other.left())
+    return draw.figure
+
+
+def _layer_text(layer: keras.layers.Layer) -> tuple[str, list[str]]:
+    """What a layer is called and does, the shape it leaves, and its parameters."""
+    import keras
+
+    leaves = _shape(layer.output.shape)
+    if isinstance(layer, keras.layers.Conv2D):
+        return "Convolution", [f"{_kernel(layer)} filters", _activation(layer), leaves, f"{layer.count_params():,}", "parameters"]
+    if isinstance(layer, keras.layers.MaxPooling2D):
+        return "Maximum", [_times(*layer.pool_size, sign="×"), leaves]
+    if isinstance(layer, keras.layers.Flatten):
+        return "Flatten", [f"{layer.output.shape[-1]:,}", "values"]
+    if isinstance(layer, keras.layers.Dense):
+        units = f"{layer.units} unit{'s' * (layer.units > 1)}"
+        return "Dense", [units, _activation(layer), f"{layer.count_params():,}", "parameters"]
+    raise InputError(f"A row of layers holds convolutions, maxima, Flatten and Dense; {layer.name} is a {type(layer).__name__}.")
+
+
+def _activation(layer: keras.layers.Layer) -> str:
+    return {"relu": "ReLU"}.get(layer.activation.__name__, layer.activation.__name__)
+
+
+def _map_height(shape: Sequence[int], model: keras.Model) -> float:
+    """Height of a block, inches: with the map's, from the least that holds its text on."""
+    rows = shape[1] if len(shape) == 4 else 1
+    return 1.2 + 1.3 * rows / model.input_shape[1]
+
+
 # ---- words from models -----------------------------------------------------------------------------------------------
 
 

@@ -259,3 +259,31 @@ def test_sizes_that_the_model_does_not_take_are_refused(model_of, size):
     for draw in (diagrams.mask_rcnn, diagrams.backbone_and_pyramid):
         with pytest.raises(InputError, match="multiples of 32"):
             draw(model_of("tiny"), size)
+
+
+# ---- layers in a row -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(246, 236, 3), (29, 28, 3)])
+def test_a_row_of_layers_reads_well_and_says_what_the_network_is(drawn, shape):
+    from covidcxr.models.diagnosis_cnn import diagnosis_cnn
+
+    net = diagnosis_cnn(shape)
+    words = words_of(diagrams.layer_row(net))
+    assert_reads_well(drawn[-1])
+    blocks = drawn[-1].blocks
+    assert len(blocks) == len(net.layers)
+    assert blocks[0].height > blocks[2].height > blocks[4].height > blocks[-1].height == blocks[-2].height
+    assert words.count("Convolution") == words.count("Maximum") == words.count("Dense") == 2
+    said = {"3×3, 32 filters", "3×3, 64 filters", "64 units", "1 unit", "sigmoid", f"{net.count_params():,} parameters"}
+    said |= {f"{layer.count_params():,}" for layer in net.layers if layer.count_params()}
+    said |= {" × ".join(map(str, net.get_layer(name).output.shape[1:])) for name in ("conv1", "pool1", "conv2", "pool2")}
+    assert said <= set(words)
+
+
+def test_layers_that_a_row_can_not_draw_are_named():
+    import keras
+
+    net = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.UpSampling2D(name="larger")])
+    with pytest.raises(InputError, match="larger is a UpSampling2D"):
+        diagrams.layer_row(keras.Model(net.inputs, net.outputs))
