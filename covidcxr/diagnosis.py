@@ -1,8 +1,7 @@
-"""What zhang2020's diagnosis network learns from: labels, and squares without their edges.
+"""What zhang2020's diagnosis network sees: squares without the edges where letters are.
 
-    v7 = datasets.open("v7_cxr", "phantom:demo")
-    cases = diagnosis.labelled(v7.cases())
-    images = diagnosis.cropped(squares.read(v7, cases.case, 256, kind=None).images)       # N of (246, 236)
+    pictures = squares.read(v7, split.case, 256, kind=None)
+    images = diagnosis.cropped(pictures.images)              # N of (246, 236)
 
 Section 5.2 of the paper: "all of the images are cropped so that the topmost 10 pixels, the leftmost 10 pixels, and the rightmost
 10 pixels are removed", of 256 x 256. Section 5.4: in an earlier session "the leftmost and topmost 20 pixels were removed".
@@ -10,13 +9,10 @@ Section 5.2 of the paper: "all of the images are cropped so that the topmost 10 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.squares import Greys
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Crop = Literal["printed", "left_top_20", "none"]
 """What is cut off: "printed": 10 pixels at the top, left and right; "left_top_20": 20 at the left and top; "none": nothing."""
@@ -26,32 +22,6 @@ PAPER_SIZE = 256
 
 CUT: dict[str, tuple[int, int, int, int]] = {"printed": (10, 10, 0, 10), "left_top_20": (20, 20, 0, 0), "none": (0, 0, 0, 0)}
 """Pixels removed at the top, left, bottom and right of a square of `PAPER_SIZE`."""
-
-_SHOWN = 5  # names in a message
-
-
-def labelled(cases: pd.DataFrame) -> pd.DataFrame:
-    """The images that the paper's rule keeps (column `excluded`), each with its label in `covid`, as bool.
-
-    Args:
-        cases: the table of V7 (`datasets.open("v7_cxr", …).cases()`).
-
-    Raises:
-        InputError: an image has no label, or all have the same.
-    """
-    kept = cases[cases.excluded.isna()].reset_index(drop=True)
-    unknown = kept.case[kept.covid.isna()].tolist()
-    if unknown:
-        shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
-        raise InputError(
-            f"{len(unknown)} of {len(kept)} images have no label: {shown}. The tags of an image's annotation label it: tag it "
-            "COVID-19, or with what else it shows, or remove it."
-        )
-    covid = kept.covid.astype(bool)
-    if covid.nunique() < 2:
-        kind = "none is of COVID-19" if not covid.any() else "all are of COVID-19"
-        raise InputError(f"A diagnosis is learned from both classes; of these {len(kept)} images {kind}. Complete the data set.")
-    return kept.assign(covid=covid)
 
 
 def edges(size: int, crop: Crop) -> tuple[int, int, int, int]:

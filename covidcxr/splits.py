@@ -138,7 +138,8 @@ def _check_usable(table: DataFrame) -> None:
         raise InputError(f"{count} images are excluded, such as CT slices: {names}. Leave them out first.")
     if table.covid.isna().any():
         names = _some(table.case[table.covid.isna()])
-        raise InputError(f"Of {table.covid.isna().sum()} images it is not known whether they show COVID-19: {names}.")
+        count = table.covid.isna().sum()
+        raise InputError(f"Of {count} images it is not known whether they show COVID-19: {names}. Tag them, or leave them out.")
     if table.covid.nunique() < 2:
         which = "COVID-19" if table.covid.all() else "other"
         raise InputError(f"zhang2020 trains on COVID-19 and other images; these {len(table)} are all {which} images.")

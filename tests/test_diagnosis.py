@@ -1,4 +1,4 @@
-"""Labels and crops of zhang2020's diagnosis: what the paper's rule keeps, which pixels it removes, what is refused."""
+"""What zhang2020's diagnosis can't do without, and which pixels its crops remove."""
 
 import json
 import shutil
@@ -7,53 +7,43 @@ import numpy as np
 import pandas
 import pytest
 
-from covidcxr import datasets, diagnosis, squares
+from covidcxr import datasets, diagnosis, splits, squares
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.squares import Greys
 
 
-def table(covid, excluded=None):
-    names = [f"case{i}" for i in range(len(covid))]
-    labels = pandas.array(covid, dtype="boolean")
-    return pandas.DataFrame({"case": names, "patient": names, "covid": labels, "excluded": excluded or [None] * len(covid)})
-
-
-def test_what_the_paper_leaves_out_is_left_out_and_needs_no_label():
-    cases = table([True, None, False, True], [None, "lateral view", None, "CT slice"])
-    kept = diagnosis.labelled(cases)
-    assert kept.case.tolist() == ["case0", "case2"] and kept.covid.tolist() == [True, False] and kept.covid.dtype == bool
-
-
-def test_images_without_a_label_are_named():
-    with pytest.raises(InputError, match="7 of 9 images have no label: case2, case3, case4, case5, case6 and 2 more.*tag it"):
-        diagnosis.labelled(table([True, False, *[None] * 7]))
-    with pytest.raises(InputError, match=r"1 of 3 images have no label: case1\. "):
-        diagnosis.labelled(table([True, None, False]))
-
-
-@pytest.mark.parametrize(("covid", "message"), [(True, "of these 3 images all are of COVID-19"), (False, "none is of COVID-19")])
-def test_one_class_only_is_refused(covid, message):
-    with pytest.raises(InputError, match=f"learned from both classes; .*{message}"):
-        diagnosis.labelled(table([covid] * 3))
+def kept(dataset) -> pandas.DataFrame:
+    """The images that the paper's rule keeps."""
+    table = dataset.cases()
+    return table[table.excluded.isna()]
 
 
 def test_a_file_without_tags_is_an_image_without_label(tmp_path, phantom_smoke):
     """As read from the files: an annotation that has lost its tags."""
     shutil.copytree(phantom_smoke / "v7_cxr", tmp_path / "v7_cxr")
-    table = datasets.open("v7_cxr", tmp_path).cases()
-    victim = table[table.excluded.isna()].case.iloc[2]
+    victim = kept(datasets.open("v7_cxr", tmp_path)).case.iloc[2]
     (path,) = (tmp_path / "v7_cxr").rglob(f"{victim}.json")
     content = json.loads(path.read_text())
     content["annotations"] = [annotation for annotation in content["annotations"] if "tag" not in annotation]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"1 of .* images have no label: {victim}"):
-        diagnosis.labelled(datasets.open("v7_cxr", tmp_path).cases())
+    with pytest.raises(InputError, match=f"Of 1 images it is not known whether they show COVID-19: {victim}.*Tag them"):
+        splits.zhang2020(kept(datasets.open("v7_cxr", tmp_path)), "diagnosis", seed=0)
+
+
+@pytest.mark.parametrize(("gone", "left"), [(True, "other"), (False, "COVID-19")])
+def test_a_set_of_one_class_is_refused(tmp_path, phantom_smoke, gone, left):
+    shutil.copytree(phantom_smoke / "v7_cxr", tmp_path / "v7_cxr")
+    for row in datasets.open("v7_cxr", tmp_path).cases().itertuples():
+        if row.covid == gone:
+            (tmp_path / "v7_cxr" / row.image).unlink()
+    with pytest.raises(InputError, match=f"these .* are all {left} images"):
+        splits.zhang2020(kept(datasets.open("v7_cxr", tmp_path)), "diagnosis", seed=0)
 
 
 def test_an_image_that_can_not_be_read_is_named(tmp_path, phantom_smoke):
     shutil.copytree(phantom_smoke / "v7_cxr", tmp_path / "v7_cxr")
     v7 = datasets.open("v7_cxr", tmp_path)
-    cases = diagnosis.labelled(v7.cases())
+    cases = kept(v7)
     path = tmp_path / "v7_cxr" / cases.image.iloc[1]
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(InputError, match=f"{path.name}: not a readable image"):
