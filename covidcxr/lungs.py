@@ -29,7 +29,11 @@ CARD = "lung_model.json"  # in a stage's folder: which network, at which size, w
 SMALLEST_SHARE = 0.1
 """Smallest second part that counts as a lung, as a share of the largest; the smaller of two healthy lungs has more than half."""
 ONE_LUNG = 0.6
-"""A cut that runs through mask in more than this share of the rows parts no two lungs, but one in half."""
+"""A cut that runs through mask in more than this share of the rows parts no two lungs, but one in half; so does one in more than
+`ONE_NARROW_LUNG` of the rows of a mask that is narrower than `NARROW` of its height. Both lungs together are 0.84 to 1.5 times as
+wide as high on 98 radiographs of adults, 0.74 to 1.8 times on V7's, and never touch there; one alone is 0.37 to 0.87 times."""
+ONE_NARROW_LUNG = 0.1
+NARROW = 0.8
 
 _BATCH = 8
 _COARSE = 256  # longer side of the mask on which the cut between the lungs is looked for
@@ -182,10 +186,10 @@ def separate(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The patient's right and left lung of a mask of both.
 
     The cut between them is the path from top to bottom, within the middle half of the mask's width, that runs through the least
-    mask; it may lean and bend. A connected part lies on the side on which it has more of its pixels, unless both sides have more
-    than `SMALLEST_SHARE` of it: lungs that touch are cut. Where even the best cut runs through mask in more than `ONE_LUNG` of
-    the rows that hold any, there is one lung only: it is taken as the right or the left one by the half of the image in which its
-    centre lies, and the other is empty. Of an empty mask both are.
+    mask; it may lean and bend. A connected part lies on the side on which it has more of its pixels, unless both sides have
+    more than `SMALLEST_SHARE` of it: lungs that touch are cut. Where even the best cut runs through much of the mask
+    (`ONE_LUNG`, `ONE_NARROW_LUNG`), there is one lung only: it is taken as the right or the left one by the half of the image
+    in which its centre lies, and the other is empty. Of an empty mask both are.
 
     Args:
         mask: bool (H, W), best after `clean`, seen from the front: the patient's right at small x.
@@ -227,7 +231,8 @@ def _cut(mask: np.ndarray) -> np.ndarray | None:
         return None
     path = _cheapest_path(band)
     through = np.count_nonzero(band[np.arange(len(band)), path])
-    if through > ONE_LUNG * len(rows):
+    narrow = last - first < NARROW * (bottom - top)
+    if through > (ONE_NARROW_LUNG if narrow else ONE_LUNG) * len(rows):
         return None
     known = (np.arange(top, bottom) * step + step // 2, (path + first + edge) * step + step // 2 + 0.5)
     return np.interp(np.arange(mask.shape[0]), *known)

@@ -287,3 +287,37 @@ def test_layers_that_a_row_can_not_draw_are_named():
     net = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.UpSampling2D(name="larger")])
     with pytest.raises(InputError, match="larger is a UpSampling2D"):
         diagrams.layer_row(keras.Model(net.inputs, net.outputs))
+
+
+# ---- U-Net -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("design, size", [
+    ({}, 256), ({"base_filters": 8, "batch_norm": True, "dropout": 0.0, "last_filters": 0}, 128),
+    ({"depth": 1, "base_filters": 3, "channels": 1}, (30, 44)), ({"depth": 6, "base_filters": 2}, 1024),
+])
+def test_a_u_net_reads_well_and_says_what_the_network_is(drawn, design, size):
+    from covidcxr.models.lung_unet import lung_unet
+
+    model = lung_unet(**design)
+    words = words_of(diagrams.unet(model, size, "A name"))
+    assert_reads_well(drawn[-1])
+    depth, base = design.get("depth", 4), design.get("base_filters", 64)
+    height, width = (size, size) if isinstance(size, int) else size
+    assert len(drawn[-1].blocks) == 2 * depth + 3 and words.count("2×2 maximum") == depth
+    for level in range(depth + 1):
+        shape = f"{height // 2**level} × {width // 2**level} × {base * 2**level}"
+        assert words.count(shape) == (2 if level < depth else 1)
+        assert f"3×3, {base * 2**level} · 3×3, {base * 2**level}" in words
+    assert sum(word.startswith("× 2, then 2×2") for word in words) == depth
+    assert any(word.startswith("A name, ") for word in words)
+    assert ("batch normalisation" in words[-1]) == design.get("batch_norm", False)
+    assert ("50% of the values dropped" in words[-1]) == (design.get("dropout", 0.5) > 0)
+    assert {"3×3, 2 · 1×1, 1, sigmoid", "1×1, 1, sigmoid"} & set(words)
+
+
+def test_a_u_net_is_not_drawn_for_sizes_that_it_does_not_take():
+    from covidcxr.models.lung_unet import lung_unet
+
+    with pytest.raises(InputError, match="multiples of 16; these are 250 × 256"):
+        diagrams.unet(lung_unet(base_filters=2), (250, 256))

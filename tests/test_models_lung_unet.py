@@ -51,14 +51,16 @@ def test_every_pixel_sees_its_neighbourhood_through_the_skips_and_the_bottom():
     assert change[16, 16] > 0 and change[16 - 8, 16] > 0 and change[16, 16 + 8] > 0
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_it_learns_a_disc(batch_norm):
+@pytest.mark.parametrize("batch_norm, last_filters", [(False, 2), (True, 0)])
+def test_it_learns_a_disc(batch_norm, last_filters):
     training.set_seed(3)
     y, x = np.mgrid[:32, :32]
     centres = np.random.default_rng(0).uniform(10, 22, (16, 2))
     masks = np.stack([(y - a) ** 2 + (x - b) ** 2 < 49 for a, b in centres])[..., None].astype(np.float32)
     images = np.repeat(0.2 + 0.6 * masks, 3, axis=-1)
-    model = lung_unet(32, base_filters=4, depth=2, dropout=0.0, batch_norm=batch_norm, momentum=0.8)
+    model = lung_unet(
+        32, base_filters=4, depth=2, dropout=0.0, batch_norm=batch_norm, momentum=0.8, last_filters=last_filters
+    )
     model.compile(keras.optimizers.Adam(5e-3), "binary_crossentropy", jit_compile=training.jit_compile())
     model.fit(images, masks, batch_size=8, epochs=40, verbose=0)
     found = np.asarray(model.predict_on_batch(images)) > 0.5
@@ -68,7 +70,7 @@ def test_it_learns_a_disc(batch_norm):
 
 @pytest.mark.parametrize("arguments, message", [
     ({"image_size": 250}, "a multiple of 16; it is 250"), ({"image_size": 8}, "a multiple of 16"), ({"depth": 0}, "at least 1"),
-    ({"base_filters": 0}, "at least 1"), ({"dropout": 1.0}, "below 1"),
+    ({"base_filters": 0}, "at least 1"), ({"last_filters": -1}, "last_filters at least 0"), ({"dropout": 1.0}, "below 1"),
 ])
 def test_arguments_out_of_range_are_named(arguments, message):
     with pytest.raises(ParameterError, match=message):

@@ -13,8 +13,6 @@ from covidcxr.errors import ParameterError
 if TYPE_CHECKING:
     import keras
 
-LAST = 2  # filters of the convolution before the last
-
 
 def lung_unet(
     image_size: int | None = None,
@@ -24,6 +22,7 @@ def lung_unet(
     dropout: float = 0.5,
     batch_norm: bool = False,
     momentum: float = 0.99,
+    last_filters: int = 2,
 ) -> "keras.Model":
     """A U-Net from images (N, H, W, channels) in [0, 1] to probabilities of lung (N, H, W, 1), float32.
 
@@ -35,6 +34,8 @@ def lung_unet(
         dropout: share of values that are dropped after the two deepest layers; 0: none. In the variant one half.
         batch_norm: batch normalisation between convolution and ReLU. The variant has none; small networks learn faster with it.
         momentum: of the batch normalisation; see `models.unet.resnet18_unet`.
+        last_filters: of the 3 x 3 convolution before the last; 0: none. In the variant 2: where both are silent, as ReLU makes
+            them, the probability is the last bias alone, which is learned slowly; if they die, nothing else is ever learned.
 
     Raises:
         ParameterError: a number is out of its range.
@@ -42,7 +43,7 @@ def lung_unet(
     import keras
     from keras import layers
 
-    _check(image_size, base_filters, depth, dropout)
+    _check(image_size, base_filters, depth, dropout, last_filters)
 
     def convolution(x, name: str, filters: int, kernel: int = 3):
         """Convolution, batch normalisation where wanted, ReLU."""
@@ -74,15 +75,17 @@ def lung_unet(
         x = convolution(x, f"up{level}_conv0", filters, kernel=2)
         x = layers.Concatenate(name=f"up{level}_both")([skips[level - 1], x])
         x = double(x, f"up{level}", filters)
-    x = convolution(x, "last", LAST)
+    if last_filters:
+        x = convolution(x, "last", last_filters)
     # Probabilities stay float32 where the rest computes in half precision.
     x = layers.Conv2D(1, 1, activation="sigmoid", kernel_initializer="he_normal", dtype="float32", name="lung")(x)
     return keras.Model(image, x, name="lung_unet")
 
 
-def _check(image_size: int | None, base_filters: int, depth: int, dropout: float) -> None:
-    if base_filters < 1 or depth < 1:
-        raise ParameterError(f"base_filters and depth must be at least 1; they are {base_filters} and {depth}.")
+def _check(image_size: int | None, base_filters: int, depth: int, dropout: float, last_filters: int) -> None:
+    if base_filters < 1 or depth < 1 or last_filters < 0:
+        found = f"{base_filters}, {depth}, {last_filters}"
+        raise ParameterError(f"base_filters and depth must be at least 1, last_filters at least 0; they are {found}.")
     if not 0 <= dropout < 1:
         raise ParameterError(f"dropout must be at least 0 and below 1; it is {dropout!r}.")
     if image_size is not None and (image_size < 2**depth or image_size % 2**depth):
