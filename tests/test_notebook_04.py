@@ -19,7 +19,7 @@ def taught() -> dict:
     """The functions of the cell in which they are taught."""
     sources = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"]]
     (cell,) = [source for source in sources if "def focal_loss(" in source]
-    names: dict = {"keras": keras, "ops": keras.ops}
+    names: dict = {"keras": keras, "ops": keras.ops, "dice_of": "batch"}
     exec(cell, names)
     return names
 
@@ -79,8 +79,11 @@ def test_they_are_those_of_segmentation_models(taught, batch, segmentation_model
     assert 1 - number(taught["f1"](true, predicted)) == pytest.approx(float(losses.DiceLoss()(true, predicted)), rel=1e-5)
     focal = float(losses.BinaryFocalLoss()(true, predicted))
     assert number(taught["focal_loss"](true, predicted)) == pytest.approx(focal, rel=1e-5)
-    both = losses.DiceLoss() + losses.BinaryFocalLoss()
-    assert number(taught["loss"](true, predicted)) == pytest.approx(float(both(true, predicted)), rel=1e-5)
+    for dice_of in ("batch", "image"):
+        both = losses.DiceLoss(per_image=dice_of == "image") + losses.BinaryFocalLoss()
+        taught["dice_of"] = dice_of
+        assert number(taught["loss"](true, predicted)) == pytest.approx(float(both(true, predicted)), rel=1e-5)
+    taught["dice_of"] = "batch"
 
 
 def test_the_focal_loss_is_that_of_keras(taught, batch):
