@@ -191,6 +191,17 @@ def test_lungs_may_come_from_a_model_while_the_manual_percentage_stays(rural):
         assert automatic.manual_percentage == manual.manual_percentage
 
 
+def test_the_network_of_notebook_5_is_a_finder(rural):
+    pytest.importorskip("keras")
+    from covidcxr.lungs import LungModel
+    from covidcxr.models.lung_unet import lung_unet
+
+    model = LungModel(lung_unet(channels=1, base_filters=2, depth=2), size=32, threshold=0.5)
+    cases = rural.cases().case
+    for one, mask in zip(opacity.of_dataset(rural, cases, 48, finder=model), model.stream(map(rural.image, cases)), strict=True):
+        assert one.original == mask.shape and one.lungs.any() == mask.any()
+
+
 def test_images_without_lungs_are_told_by_name(rural):
     table = pd.DataFrame({"case": ["a", "b", "c"], "lung": ["a.json", None, "c.json"]})
     usable, without = opacity.with_lungs(table)
