@@ -1,7 +1,7 @@
 """Radiographs and their opacities as a segmentation network sees them: squares, cut to the lungs or whole.
 
     rural = datasets.open("rural_covid_cxr", "phantom:demo")
-    usable, without = opacity.with_lungs(rural.cases())
+    usable, without = opacity.with_lungs(rural)
     pictures = opacity.of_dataset(rural, usable.case, 320)         # a generator: a few images are in memory at a time
     table = opacity.measure(model, pictures, batch_size=8)         # one row per image, percentages included
 
@@ -91,14 +91,18 @@ def percentage(opacity: np.ndarray, lungs: np.ndarray) -> float:
     return 100 * np.count_nonzero(opacity & lungs) / area if area else float("nan")
 
 
-def with_lungs(cases: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The cases whose lungs are drawn, and the names of the others.
+def with_lungs(dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of a data set's table on whose images lungs are drawn, and the names of annotated images without lungs.
 
-    Args:
-        cases: a data set's table (`Dataset.cases()`).
+    Raises:
+        InputError: the outlines of an image can't be read; the message names the file.
     """
-    drawn = cases.lung.notna()
-    return cases[drawn].reset_index(drop=True), cases.case[~drawn].tolist()
+    cases = dataset.cases()
+    annotated = cases[cases.annotated] if "annotated" in cases else cases
+    drawn = annotated.lung.notna()
+    for case in annotated.case[~drawn]:
+        dataset.mask(case, "lung")  # empty, or refused: a damaged file has no lungs in the table either
+    return annotated[drawn].reset_index(drop=True), annotated.case[~drawn].tolist()
 
 
 def picture(

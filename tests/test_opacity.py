@@ -2,10 +2,11 @@
 
 import dataclasses
 import itertools
+import json
+import shutil
 import tracemalloc
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from covidcxr import datasets, instances, metrics, opacity
@@ -202,10 +203,46 @@ def test_the_network_of_notebook_5_is_a_finder(rural):
         assert one.original == mask.shape and one.lungs.any() == mask.any()
 
 
-def test_images_without_lungs_are_told_by_name(rural):
-    table = pd.DataFrame({"case": ["a", "b", "c"], "lung": ["a.json", None, "c.json"]})
-    usable, without = opacity.with_lungs(table)
-    assert usable.case.tolist() == ["a", "c"] and without == ["b"]
+def outline_nothing(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shapes": []}))
+
+
+def put_far_outside(path):
+    content = json.loads(path.read_text())
+    content["shapes"][0]["points"] = [[9000, 9000], [9100, 9000], [9100, 9100]]
+    path.write_text(json.dumps(content))
+
+
+def cut_short(path):
+    path.write_text(path.read_text()[:200])
+
+
+@pytest.fixture
+def damaged(tmp_path, phantom_smoke):
+    """A rural cohort to be damaged, and the outlines of its second image."""
+    shutil.copytree(phantom_smoke / "rural_covid_cxr", tmp_path / "rural_covid_cxr")
+    return tmp_path, sorted((tmp_path / "rural_covid_cxr").rglob("*.json"))[1]
+
+
+def test_images_without_lungs_are_told_by_name(damaged):
+    folder, path = damaged
+    outline_nothing(path)
+    rural = datasets.open("rural_covid_cxr", folder)
+    usable, without = opacity.with_lungs(rural)
+    assert without == [path.stem] and sorted([*usable.case, *without]) == sorted(rural.cases().case)
+    with pytest.raises(InputError, match=f"no lungs are drawn on {path.stem}"):
+        list(opacity.of_dataset(rural, without, 32))
+
+
+@pytest.mark.parametrize("damage, words", [(cut_short, "not a readable labelme file"), (put_far_outside, "far outside an image")])
+def test_damaged_outlines_are_refused_by_their_file_and_not_left_out(damaged, damage, words):
+    folder, path = damaged
+    damage(path)
+    rural = datasets.open("rural_covid_cxr", folder)
+    with pytest.raises(InputError, match=words) as refused:
+        usable, _ = opacity.with_lungs(rural)
+        list(opacity.of_dataset(rural, usable.case, 32))
+    assert path.name in str(refused.value)
 
 
 def test_an_image_without_drawn_lungs_is_refused_or_read_without_its_opacity(phantom_smoke):
