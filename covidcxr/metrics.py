@@ -318,6 +318,20 @@ def bootstrap_mean(
     return float(finite.mean()), low, high
 
 
+def bootstrap_share(
+    right: Sequence[bool] | np.ndarray, clusters: Sequence[object] | np.ndarray, *, seed: int
+) -> tuple[float, float, float]:
+    """Share of the cases that are true, such as an accuracy, and its cluster bootstrap interval: (share, low, high).
+
+    Where all resamples agree, since all cases or none are true, the interval is Wilson's over clusters, each counted once.
+    """
+    share, low, high = bootstrap_mean(np.asarray(right, bool), clusters, seed=seed)
+    if low == high:
+        number = np.unique(np.asarray(clusters, dtype=str)).size
+        low, high = wilson_interval(round(share * number), number)
+    return share, low, high
+
+
 def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     if not np.isfinite(values).all():

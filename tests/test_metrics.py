@@ -208,3 +208,13 @@ def test_an_image_of_a_perfect_prediction_scores_one_by_every_reading():
     truth = np.zeros((3, 8, 8), bool)
     truth[:, 2:5, 2:5] = True
     assert set(readings(sums(truth.astype(np.float32), truth)).values()) == {1.0}
+
+
+def test_a_share_of_all_or_none_keeps_an_interval_over_clusters():
+    clusters = np.repeat(np.arange(10), 3)
+    assert metrics.bootstrap_share(np.ones(30, bool), clusters, seed=0) == (1.0, *metrics.wilson_interval(10, 10))
+    assert metrics.bootstrap_share(np.zeros(30, bool), clusters, seed=0) == (0.0, *metrics.wilson_interval(0, 10))
+    right = np.arange(30) % 4 > 0
+    assert metrics.bootstrap_share(right, clusters, seed=0) == metrics.bootstrap_mean(right, clusters, seed=0)
+    one = metrics.bootstrap_share(right, np.zeros(30), seed=0)
+    assert one[0] == right.mean() and np.isnan(one[1:]).all()
