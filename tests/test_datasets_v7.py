@@ -159,6 +159,7 @@ def test_coco_as_darwin_exports_it_has_tags_and_run_lengths_with_width_first(bui
     assert (row["form"], row["finding"], row["covid"], row["age"]) == ("coco", "bacterial pneumonia", False, 3)
     np.testing.assert_array_equal(dataset.mask("one", "lung"), rectangle(*RIGHT) | rectangle(*LEFT))
     assert not dataset.mask("one", "ignore").any() and dataset.verify().ok
+    assert table1(dataset.listed()).images.tolist() == [1, 0, 1, 1, 0, 1, 0]
 
 
 def test_polygons_give_the_grey_masks_of_the_phantom_back(phantom_smoke, tmp_path):
@@ -301,7 +302,7 @@ def test_what_is_wrong_with_a_darwin_file_is_said(content, message, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=message):
-        DarwinFile(path, annotation_kind)
+        DarwinFile(path, annotation_kind).mask("lung", (H, W))
 
 
 def test_a_polygon_far_outside_is_an_error(builder):

@@ -6,7 +6,7 @@ Two versions are read. 1.0 has `image` with filename and original_filename, and 
 - Several paths of one polygon are filled by the even-odd rule: a path inside another is a hole.
 - What leaves the image is cut off at its border; a point further out than the image is large is an error.
 - A name that is of no known kind is counted in `unknown`; its shapes are in no mask.
-- Outlines are read again whenever a mask is asked for: those of thousands of files would fill the memory.
+- Points are looked at when a mask is asked for, and the file is read again: those of thousands of files would fill the memory.
 """
 
 import json
@@ -30,6 +30,7 @@ class DarwinFile:
     Args:
         path: the json file.
         kind_of: maps the name of a polygon to a kind of mask, or None for a name that is not known.
+        content: of the file (`read_json`), where it has been read already.
 
     Attributes:
         names: file names of the image, without folders: as Darwin stores it, as it was uploaded.
@@ -40,12 +41,12 @@ class DarwinFile:
         unknown: how often each name occurs that is of no known kind.
 
     Raises:
-        InputError: not a Darwin file, or one whose polygons cannot be read.
+        InputError: not a Darwin file, or one with lungs that are no polygons.
     """
 
-    def __init__(self, path: Path, kind_of: Callable[[str], str | None]):
+    def __init__(self, path: Path, kind_of: Callable[[str], str | None], content=None):
         self.path, self._kind_of = path, kind_of
-        content = read_json(path)
+        content = read_json(path) if content is None else content
         if not is_darwin(content):
             raise InputError(f"{path}: not a file of Darwin: an object with `annotations` and `image` or `item` is expected")
         self.names, self.size, self.identifier = _image(content, path)
@@ -68,7 +69,7 @@ class DarwinFile:
         """Union of the polygons of one kind, bool (H, W) of `size`; empty where there is none.
 
         Raises:
-            InputError: the file is for an image of another size, or a polygon lies far outside.
+            InputError: the file is for an image of another size, a polygon's points cannot be read, or lie far outside.
         """
         if self.size is not None and self.size != tuple(size):
             raise InputError(
@@ -79,7 +80,8 @@ class DarwinFile:
         for number, annotation in enumerate(read_json(self.path)["annotations"], start=1):
             if "tag" not in annotation and self._kind_of(annotation["name"]) == kind:
                 where = f"{self.path}: annotation {number}"
-                union |= _filled(_paths(annotation, where), size, where)
+                paths = [_points(path, f"{where} ({annotation['name']})") for path in _paths(annotation, where)]
+                union |= _filled(paths, size, where)
         return union
 
 
@@ -131,8 +133,8 @@ def _size(about: dict, path: Path) -> tuple[int, int] | None:
     return size  # type: ignore[return-value]
 
 
-def _paths(annotation: dict, where: str) -> list[np.ndarray]:
-    """The paths of a polygon, float64 (n, 2) of (x, y) each."""
+def _paths(annotation: dict, where: str) -> list:
+    """The paths of a polygon, as they are in the file."""
     form = next((form for form in _POLYGONS if form in annotation), None)
     shape = annotation.get(form) if form else None
     if not isinstance(shape, dict):
@@ -143,10 +145,11 @@ def _paths(annotation: dict, where: str) -> list[np.ndarray]:
         paths = [paths]
     if not isinstance(paths, list) or not paths:
         raise InputError(f"{where} ({annotation['name']}): a polygon without a path")
-    return [_points(path, f"{where} ({annotation['name']})") for path in paths]
+    return paths
 
 
 def _points(path, where: str) -> np.ndarray:
+    """float64 (n, 2) of (x, y)."""
     try:
         points = np.array([(point["x"], point["y"]) for point in path], np.float64)
     except (TypeError, KeyError, ValueError):

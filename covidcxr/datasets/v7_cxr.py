@@ -120,7 +120,7 @@ class V7CXR(Dataset):
     def _read_annotation(self, path: Path) -> None:
         content = read_json(path)
         if is_darwin(content):
-            self._files.append(DarwinFile(path, annotation_kind))
+            self._files.append(DarwinFile(path, annotation_kind, content))
         else:
             self._coco.append(CocoMasks(path, annotation_kind))
 
@@ -138,7 +138,7 @@ class V7CXR(Dataset):
                 values[kind] = (*values.get(kind, ()), int(row["class_idx"]))
         if "lung" not in values:
             raise InputError(f"{path}: no class is called Lung")
-        self.LABELS = {kind: ("lung", grey) for kind, grey in values.items()}
+        self.LABELS = type(self).LABELS | {kind: ("lung", grey) for kind, grey in values.items()}
         self.EXPECTED_LABELS = {"lung": (0, *(grey for kind in values.values() for grey in kind))}
 
     # ---- rows --------------------------------------------------------------------------------------------------------
@@ -264,11 +264,12 @@ class V7CXR(Dataset):
                     row["lung"] = known[row["image"]] is None
         elif self._files:
             here = {self._by_name.get(Path(image).name, self._by_name.get(stem(image))) for image in table.image}
-            rows = []
-            for file in dict.fromkeys(self._by_name.values()):
-                tagged, _ = read_tags(file.tags)
-                lung = file.kinds["lung"] > 0
-                rows.append({"image": file.names[-1], "covid": tagged.get("covid"), "lung": lung, "here": file in here})
+            files = dict.fromkeys(self._by_name.values())  # each image once: of several files of one the others have no name
+            rows = [_of_tags(file.names[-1], file.tags, file.kinds["lung"] > 0, file in here) for file in files]
+        elif self._coco:
+            here = {stem(image) for image in table.image}
+            rows = [_of_tags(name, tags, coco.has(name, "lung"), name in here)
+                    for coco in self._coco for name, tags in coco.tags.items()]
         else:
             rows = [
                 {"image": row.case, "covid": row.covid, "lung": row.excluded is None, "here": True} for row in table.itertuples()
@@ -410,3 +411,7 @@ def _of_map(row: dict, here: bool) -> dict:
     polygons = cohen.number(row.get("lung_polygons"))
     lung = None if polygons is None else polygons > 0
     return {"image": row["v7_id"], "covid": row["group"] == "covid", "lung": lung, "here": here}
+
+
+def _of_tags(name: str, tags: list[str], lung: bool, here: bool) -> dict:
+    return {"image": name, "covid": read_tags(tags)[0].get("covid"), "lung": lung, "here": here}
