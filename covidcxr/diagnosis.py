@@ -2,6 +2,10 @@
 
     pictures = squares.read(v7, split.case, 256, kind=None)
     images = diagnosis.cropped(pictures.images)              # N of (246, 236)
+    masks = np.stack(lungs.masks(pictures.images))           # or pictures.masks, of kind "lung"
+    only_lungs = diagnosis.cropped(Greys(np.where(masks, pictures.images.bytes, 0)))
+
+An image of which nothing is left is refused when it is fed: leave it whole, or out.
 
 Section 5.2 of the paper: "all of the images are cropped so that the topmost 10 pixels, the leftmost 10 pixels, and the rightmost
 10 pixels are removed", of 256 x 256. Section 5.4: in an earlier session "the leftmost and topmost 20 pixels were removed".

@@ -154,3 +154,22 @@ def test_networks_that_can_not_be_are_refused(what, message):
 
 def test_the_smallest_image_of_which_something_is_left():
     assert diagnosis_cnn((10, 10, 1), (1, 1), 1).get_layer("pool2").output.shape[1:3] == (1, 1)
+
+
+def test_lungs_alone_are_learned_from_as_whole_images_are(tmp_path):
+    """The paper's own proposal: what lies outside of a mask is black; an image of which nothing is left is named."""
+    from covidcxr.diagnosis import cropped
+    from covidcxr.squares import Greys
+
+    rng = np.random.default_rng(0)
+    whole, masks = rng.integers(1, 256, (12, 64, 64), dtype=np.uint8), rng.random((12, 64, 64)) < 0.5
+    covid = np.arange(12) % 2 == 0
+    images = cropped(Greys(np.where(masks, whole, 0)))
+    np.testing.assert_array_equal(images[3] > 0, masks[3, 2:, 2:62])
+    training.set_seed(0)
+    net = diagnosis_cnn((*images[0].shape, 3), filters=(2, 2), dense=4)
+    history = train(net, images[:8], covid[:8], validation=(images[8:], covid[8:]), epochs=1, folder=tmp_path, name="lungs")
+    assert len(history) == 1 and len(probabilities(net, images)) == 12
+    nothing = cropped(Greys(np.where(masks & (np.arange(12) != 2)[:, None, None], whole, 0)))
+    with pytest.raises(InputError, match="image 2: all pixels are 0"):
+        train(net, nothing[:8], covid[:8], validation=(images[8:], covid[8:]), epochs=1, folder=tmp_path, name="nothing")
