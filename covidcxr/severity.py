@@ -63,8 +63,9 @@ def with_outcomes(percentages: pd.DataFrame, cases: Mapping[str, pd.DataFrame]) 
         cases: name of a data set -> its table (`Dataset.cases()`), for every data set of `percentages`.
 
     Returns:
-        `percentages` and `icu`, `death` (boolean, missing where not known), `age`, `order` (of a patient's images in time; NaN
-        where not known), `xrays` (how many images of the patient are in the table) and `any_opacity` (1.0 where some is drawn).
+        `percentages` and `covid`, `icu`, `death` (boolean, missing where not known), `age`, `order` (of a patient's images in
+        time; NaN where not known), `xrays` (how many images of the patient are in the table) and `any_opacity` (1.0 where some is
+        drawn).
 
     Raises:
         InputError: a data set is missing, or has no such image, or gives it to another patient.
@@ -90,7 +91,7 @@ def with_outcomes(percentages: pd.DataFrame, cases: Mapping[str, pd.DataFrame]) 
                 f"{name}: image {moved.case.iloc[0]} is of patient {moved.patient.iloc[0]} in the table of percentages, and of "
                 f"{there} in the data set. Run unet_opacity again."
             )
-        about = known[["icu", "death", "age"]].assign(order=in_time(known))
+        about = known[["covid", "icu", "death", "age"]].assign(order=in_time(known))
         parts.append(pd.concat([rows.reset_index(drop=True), about.reset_index(drop=True)], axis=1))
     table = pd.concat(parts, ignore_index=True)
     table["xrays"] = table.groupby(["data_set", "patient"]).case.transform("size").astype(float)

@@ -23,6 +23,7 @@ def rural():
         "case": ["COVID-19-AR-1_01-05-2012-XR", "COVID-19-AR-1_12-30-2011-XR", "COVID-19-AR-2_01-01-2012-XR",
                  "COVID-19-AR-3_01-01-2012-XR"],
         "patient": ["COVID-19-AR-1"] * 2 + ["COVID-19-AR-2", "COVID-19-AR-3"],
+        "covid": pd.array([True] * 4, dtype="boolean"),
         "icu": pd.array([True, True, False, None], dtype="boolean"),
         "death": pd.array([True, True, False, None], dtype="boolean"),
         "age": [70.0, 70.0, 40.0, np.nan],
