@@ -107,13 +107,15 @@ def execute(tmp_path, data, **parameters) -> tuple[Path, dict]:
 
 def test_general_blockchain_stands_in_and_is_said_to_where_the_cohort_is_not_at_hand(tmp_path, phantom_smoke):
     shutil.copytree(phantom_smoke / "general_blockchain_cxr", tmp_path / "data" / "general_blockchain_cxr")
-    folder, written = execute(tmp_path, tmp_path / "data")
+    folder, written = execute(tmp_path, tmp_path / "data", repeats=2)
     assert [entry["name"] for entry in written["datasets"]] == ["general_blockchain_cxr"]
     claims = {entry["id"]: entry for entry in written["claims"]}
     for name in ("data.images", "iou.train", "iou.test", "iou.corrected", "released.log.loss", "correct_location"):
         entry = claims[f"tang2020.{name}"]
         assert not entry["comparable"] and "General Blockchain stand in" in entry["why"] and entry["value"] is not None
     assert claims["tang2020.iou.validation"]["value"] is None and claims["tang2020.data.severity_images"]["value"] is None
+    seeds = {entry["name"]: entry["seeds"] for entry in written["numbers"]}
+    assert seeds["iou_unet"] == [0, 1] and seeds["iou_whole_lung"] == [0]
     table = pd.read_csv(folder / "opacity_percentages.csv")
     assert set(table.role) == {"train", "test"} and (table.lungs == "manual").all()
     assert table.predicted_percentage.between(0, 100).all() and table.manual_percentage.between(0, 100).all()
