@@ -143,9 +143,9 @@ def _read(dataset: Dataset, names: list[str], size: int, kind: str | None, make)
 
 
 def _cached(dataset: Dataset, names: list[str], size: int, kind: str | None) -> dict[str, np.ndarray]:
-    from covidcxr import datasets
+    from covidcxr.datasets.manifests import folder_digest
 
-    content = datasets.manifest(dataset.name, dataset.folder.parent)["sha256"]
+    content = folder_digest(dataset.folder)["sha256"]
     key = digest([content, names, size, kind, module_parts({__name__, type(dataset).__module__})])[:24]
     folder = paths.cache_dir() / "squares" / f"{dataset.name}-{size}-{key}"
     if not folder.is_dir():
