@@ -141,7 +141,9 @@ def model():
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(6)
-    boxes = boxes_within(rng, 2, 3).round()
+    boxes = boxes_within(rng, 2, 3)
+    boxes[1] *= np.array([100 / WIDTH, 80 / HEIGHT] * 2)  # within the smaller image
+    boxes = boxes.round()
     row, column = np.mgrid[:HEIGHT, :WIDTH]
     x1, y1, x2, y2 = np.moveaxis(boxes[..., None, None], 2, 0)
     return {
