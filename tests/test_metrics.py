@@ -140,7 +140,8 @@ def test_a_summary_counts_images_once_however_often_they_were_scored():
     assert model.agreement_margin == pytest.approx(by_image.mean() - metrics.t_interval(by_image)[1])
     assert summary.loc["nothing"].iou == 0 and model.false_alarms == 0 and model.without_lesion == 1
     healthy = metrics.overlap_summary(repeats[~repeats.lesion], seed=0).loc["model"]
-    assert np.isnan(healthy[["iou", "iou_low", "iou_margin"]].astype(float)).all() and healthy.iou_n == 0 and healthy.agreement > 0
+    none = healthy[["iou", "iou_low", "iou_margin"]].astype(float)
+    assert np.isnan(none).all() and healthy.iou_n == 0 and healthy.agreement > 0
 
 
 # ---- readings of one set of probabilities ------------------------------------------------------------------------------
