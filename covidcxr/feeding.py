@@ -9,6 +9,7 @@
                          validation=Pictures(other_images, other_masks, 8, shuffle=False))
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ Augment = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """image (H, W) or (H, W, C), masks (n, H, W) and a seed -> image and all n masks; such as `augment.draw` with its recipe."""
 
 
-class Feed(keras.utils.PyDataset):
+class Feed(keras.utils.PyDataset, ABC):
     """Batches of numbered examples, one epoch after the other; a subclass says in `make` what is in them.
 
     Shuffled, the examples come as one long row of passes, each pass all of them in an order of its own, and an epoch is the next
@@ -61,9 +62,9 @@ class Feed(keras.utils.PyDataset):
         self.steps = -(-count // batch_size) if steps is None else steps
         self._begun = False
 
+    @abstractmethod
     def make(self, drawn: list[tuple[int, int]]) -> tuple[Any, ...]:
         """A batch, as Keras' `fit` wants it, of examples by their numbers, each with a seed for its change."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.steps
