@@ -91,7 +91,7 @@ def average_precision(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    _check(truth, results, kind)
+    check(truth, results, kind)
     # Evaluation writes into the dictionaries that it is given.
     copied = {key: [dict(item) for item in truth[key]] for key in ("images", "annotations", "categories")}
     known = COCO(copied)
@@ -120,7 +120,7 @@ def _means(precision: np.ndarray, thresholds: np.ndarray) -> dict[str, float]:
     return {name: float(part[part > -1].mean()) if (part > -1).any() else float("nan") for name, part in parts.items()}
 
 
-def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> None:
+def check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> None:
     """What COCO evaluation would pass over in silence."""
     if kind not in ("segm", "bbox"):
         raise InputError(f'kind must be "segm" or "bbox"; it is {kind!r}.')
