@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from covidcxr import roc
 from covidcxr.phantom import SIZES, anatomy, beam, cohort, lesions, overlays, scan
 from covidcxr.phantom.grid import Grid, coverage, deposit, resample, smooth_noise
 from covidcxr.phantom.shapes import ellipsoid, tube_cloud
@@ -144,6 +145,32 @@ def test_outcomes_follow_the_risk_in_many_patients():
         rates = [outcome[bands == band].mean() for band in range(3)]
         assert rates[0] < rates[1] < rates[2]
         assert rates[2] - rates[0] > 0.2
+
+
+def planted_area(people: list[tuple], outcome: int) -> float:
+    """AUC of the true share for an outcome (0 ICU, 1 death) that the risks of these people imply, whatever was drawn of them."""
+    age, share = (np.array([person[k] for person in people], float) for k in (1, 2))
+    risk, above = cohort.risk(share, age)[outcome], share[:, None] - share
+    weight = risk[:, None] * (1 - risk)
+    return float((weight * ((above > 0) + (above == 0) / 2)).sum() / weight.sum())
+
+
+def test_the_planted_areas_are_those_that_the_risk_says():
+    covid = cohort.draw_people(12, cohort.COVID, 3800)
+    rural = covid + cohort.draw_people(13, cohort.NORMAL, 600)
+    for people, icu, death in ((covid, 0.91, 0.77), (rural, 0.92, 0.80)):
+        assert planted_area(people, 0) == pytest.approx(icu, abs=0.01)
+        assert planted_area(people, 1) == pytest.approx(death, abs=0.01)
+
+
+def test_the_demo_cohort_shows_the_planted_area():
+    """That of the true share for ICU among its rural patients lies within the interval found, which lies above chance."""
+    patients = [patient for patient in cohort.draw_patients(SIZES["demo"]) if cohort.has_radiographs(patient)]
+    rural = [patient for patient in patients
+             if patient.studies[0].dataset != cohort.V7_SET and cohort.outlined_set(patient) == cohort.RURAL_SET]
+    people = [(patient.sex, patient.age, patient.share) for patient in rural]
+    found = roc.bootstrap_auc([patient.icu for patient in rural], [patient.share for patient in rural], range(len(rural)), seed=0)
+    assert len(rural) == 44 and 0.5 < found.low < planted_area(people, 0) < found.high
 
 
 def test_letters_are_commoner_on_covid_images():

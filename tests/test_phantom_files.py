@@ -18,7 +18,7 @@ from covidcxr.phantom.spec import SIZES, CohortSpec, VolumeSpec
 
 TINY = CohortSpec(
     name="tiny", seed=5, covid=(1, 2), pneumonia=(1, 1), normal=(0, 0), rows=(96, 110), beam_grid_mm=(5.0, 12.0), tips=10,
-    volumes={"medseg_nr2_volumes": VolumeSpec(2, (9.0, 12.0), second_scan_mm=(10.0, 9.0))},
+    rural=(1, 1), volumes={"medseg_nr2_volumes": VolumeSpec(2, (9.0, 12.0), second_scan_mm=(10.0, 9.0))},
 )
 
 
@@ -62,6 +62,18 @@ def test_same_bytes_on_a_lesser_processor(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", " ".join(found))
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F")
     assert digests(phantom.write_cohort(tmp_path / "lesser", TINY, workers=2)) == digests(tiny)
+
+
+def test_some_patients_are_in_the_rural_cohort_alone(tiny):
+    (alone,) = [row for row in rows(tiny / "cohort.csv") if row["files"].startswith("rural_covid_cxr/")]
+    assert ";" not in alone["files"] and (tiny / alone["files"]).is_file()
+    images = [row for row in rows(tiny / "images.csv") if row["patient"] == alone["patient"]]
+    assert [(row["dataset"], row["file"], row["group"]) for row in images] == [("rural_covid_cxr", alone["files"], "covid")]
+    (about,) = [row for row in rows(tiny / "rural_covid_cxr" / "covid_rural_annot" / "covid_rural_patient_info.csv")
+                if int(row["PATIENT_ID"].rpartition("-")[2]) == int(alone["patient"])]
+    assert (about["ICU Admit"], about["MORTALITY"], about["AGE"]) == (alone["icu"], alone["death"], alone["age"])
+    first = {row["patientid"] for row in rows(tiny / "general_blockchain_cxr" / "metadata.csv")}
+    assert len(first) == 2 and alone["patient"] not in first
 
 
 def test_another_seed_makes_another_cohort(tiny, tmp_path):

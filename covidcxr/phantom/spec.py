@@ -26,6 +26,7 @@ class CohortSpec:
         volumes: CT data set name -> its VolumeSpec.
         tips: ends of each vessel tree; more is finer.
         others: (patients, images) of further radiographs without COVID-19, two of three with pneumonia, in the V7 set alone.
+        rural: (patients, images) of further radiographs with COVID-19 in the rural cohort alone.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CohortSpec:
     tips: int
     volumes: dict[str, VolumeSpec]
     others: tuple[int, int] = (0, 0)
+    rural: tuple[int, int] = (0, 0)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -46,7 +48,7 @@ class CohortSpec:
     def from_dict(cls, values: dict) -> "CohortSpec":
         """The spec that `as_dict` (or its JSON) came from."""
         values = dict(values)
-        for key in ("covid", "pneumonia", "normal", "rows", "beam_grid_mm", "others"):
+        for key in ("covid", "pneumonia", "normal", "rows", "beam_grid_mm", "others", "rural"):
             values[key] = tuple(values[key])
         volumes = {}
         for name, entry in values["volumes"].items():
@@ -71,7 +73,7 @@ SIZES = {
     ),
     "demo": CohortSpec(
         name="demo", seed=20, covid=(26, 39), pneumonia=(13, 15), normal=(6, 6), rows=(384, 640), beam_grid_mm=(1.25, 6.0),
-        tips=170, others=(36, 40),
+        tips=170, others=(36, 40), rural=(20, 20),
         volumes={
             "covid19_ct_seg": VolumeSpec(8, (1.7, 5.0), windowed=3),
             "mosmeddata": VolumeSpec(4, (1.8, 8.0)),

@@ -7,7 +7,7 @@ import numpy as np
 
 from covidcxr.phantom import annotate, beam, overlays, write_outlined, write_v7
 from covidcxr.phantom.anatomy import draw_person
-from covidcxr.phantom.cohort import CXR_SET, V7_SET, Patient, Study
+from covidcxr.phantom.cohort import CXR_SET, RURAL_SET, V7_SET, Patient, Study
 from covidcxr.phantom.grid import Grid
 from covidcxr.phantom.lesions import COVID, NORMAL
 from covidcxr.phantom.pictures import save_image
@@ -31,9 +31,9 @@ FORMATS = (("RGB", "jpeg"), ("L", "jpeg"), ("RGBA", "png"), ("RGB", "png"))
 def write_patient(folder: Path, spec: CohortSpec, patient: Patient) -> list[dict]:
     """Make and write every radiograph of one patient under `folder` (the cohort's root).
 
-    Returns one record per image: file, share of opacity, overlay, and what `write_v7.write_study` returns as `v7`; but for
-    patients whom the V7 set has alone also `structure` rows and the `metadata` row, and what `write_outlined.write_study` returns
-    as `outlined`. All plain values.
+    Returns one record per image, of plain values: data set, file, share of opacity, overlay. Patients of the first set have more:
+    `structure` rows and the `metadata` row, what `write_outlined.write_study` returns as `outlined`, and what
+    `write_v7.write_study` returns as `v7`; those of the rural cohort alone the rows of its tables (`write_outlined.write_rural`).
     """
     return [_write_study(folder, spec, patient, study, k) for k, study in enumerate(patient.studies)]
 
@@ -54,12 +54,15 @@ def _write_study(folder: Path, spec: CohortSpec, patient: Patient, study: Study,
     overlay = overlays.draw_overlay(marks, patient.group, study.view)
     grey = np.round(overlays.burn(beam.render(signal, soft, technique), overlay) * 255).astype(np.uint8)
     masks = annotate.regions(scan, technique) | tubes
-    v7 = write_v7.write_study(folder, patient, study, place, grey, masks, scan, technique)
-    first = v7.pop(0) if study.dataset == V7_SET else _write_first(folder, patient, study, place, grey, masks, rng)
+    if study.dataset == RURAL_SET:
+        files = write_outlined.write_rural(folder, patient, study, place, grey, masks)
+    else:
+        v7 = write_v7.write_study(folder, patient, study, place, grey, masks, scan, technique)
+        first = v7.pop(0) if study.dataset == V7_SET else _write_first(folder, patient, study, place, grey, masks, rng)
+        files = {**first, "v7": v7}
     lungs = np.count_nonzero(scan.lung)
     return {
-        **first,
-        "v7": v7,
+        **files,
         "view": study.view,
         "day": study.day,
         "opacity_share": round(scan.opacity_share, 6),
@@ -133,12 +136,14 @@ def _metadata(patient: Patient, study: Study, filename: str, rng: np.random.Gene
 
 
 def write_tables(folder: Path, records: list[dict]) -> None:
-    """structure.csv and metadata.csv from the records of all patients, in order."""
+    """structure.csv, metadata.csv and the tables of the outlined sets from the records of all radiographs, in order."""
+    first = [record for record in records if record["dataset"] == CXR_SET]
     structure = []
-    for record in records:
+    for record in first:
         structure += [{"Taxonomy": "", **row} for row in record["structure"]]
     for number, row in enumerate(structure, start=1):
         row["#"] = number
-    write_csv(folder / CXR_SET / "structure.csv", STRUCTURE, structure)
-    write_csv(folder / CXR_SET / "metadata.csv", METADATA, [record["metadata"] for record in records])
+    if first:
+        write_csv(folder / CXR_SET / "structure.csv", STRUCTURE, structure)
+        write_csv(folder / CXR_SET / "metadata.csv", METADATA, [record["metadata"] for record in first])
     write_outlined.write_tables(folder, records)

@@ -82,7 +82,7 @@ def write_study(folder: Path, patient: Patient, study: Study, place: int, made: 
         dataset, file, and the rows of that set's tables, plain values.
     """
     if outlined_set(patient) == RURAL_SET:
-        return _write_rural(folder, patient, study, place, grey, masks)
+        return write_rural(folder, patient, study, place, grey, masks)
     image = folder / COHEN_SET / "images" / made.name
     image.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(made, image)
@@ -98,7 +98,8 @@ def write_study(folder: Path, patient: Patient, study: Study, place: int, made: 
     return record
 
 
-def _write_rural(folder: Path, patient: Patient, study: Study, place: int, grey: np.ndarray, masks: dict) -> dict:
+def write_rural(folder: Path, patient: Patient, study: Study, place: int, grey: np.ndarray, masks: dict) -> dict:
+    """Write one radiograph into the rural cohort; arguments and result as of `write_study`."""
     identifier = f"COVID-19-AR-{patient.number:08d}"
     shift = int(np.random.default_rng([*patient.seed, 92]).integers(0, 60))
     taken = date(2011, 12, 20) + timedelta(days=shift + study.day)
@@ -130,9 +131,9 @@ def _write_json(path: Path, image: str, size: tuple[int, ...], masks: dict[str, 
 
 
 def write_tables(folder: Path, records: list[dict]) -> None:
-    """The tables of both sets from the records of all patients (`write_cxr`), in order."""
-    rural = [record["outlined"] for record in records if record["outlined"]["dataset"] == RURAL_SET]
-    cohen = [record for record in records if record["outlined"]["dataset"] == COHEN_SET]
+    """The tables of both sets from the records of all radiographs (`write_cxr`), in order."""
+    rural = [record for record in (record.get("outlined", record) for record in records) if record["dataset"] == RURAL_SET]
+    cohen = [record for record in records if record.get("outlined", record)["dataset"] == COHEN_SET]
     if rural:
         root = folder / RURAL_SET / "covid_rural_annot"
         people = {record["about"]["PATIENT_ID"]: record["about"] for record in rural}
