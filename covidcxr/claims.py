@@ -106,7 +106,7 @@ class StageState(NamedTuple):
     """How far a stage is.
 
     Attributes:
-        status: `done`, `no-data`, `blocked`, `failed`, `unfinished`, `planned` or `not run`.
+        status: `done`, `no-data`, `blocked`, `failed`, `unfinished`, `planned`, `left out` (by the profile) or `not run`.
         data: `phantom` or `real`, where the stage has results.
         why: one sentence for the reader.
     """
@@ -318,6 +318,7 @@ UNFINISHED = {
     "failed": "The stage failed.",
     "unfinished": "The stage was interrupted, is running, or left files that can't be used.",
     "planned": "The notebook is not written yet.",
+    "left out": "This profile leaves the stage out.",
     "not run": "The stage has not been run.",
 }
 

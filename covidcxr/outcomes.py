@@ -87,6 +87,7 @@ def read_profile(profile_dir: Path, study: Mapping[str, Any] | None = None, *, n
             that was run by hand.
     """
     study = read_study() if study is None else study
+    left_out = profile_settings(profile_dir.name).get("leave_out") or ()
     found = {}
     for section in ("stages", "planned"):
         for name, entry in (study.get(section) or {}).items():
@@ -97,8 +98,19 @@ def read_profile(profile_dir: Path, study: Mapping[str, Any] | None = None, *, n
                 outcome.planned = True
                 if outcome.state.status == "not run":
                     outcome.state = StageState("planned")
+            elif outcome.state.status == "not run" and name in left_out:
+                outcome.state = StageState("left out")
             found[name] = outcome
     return found
+
+
+def profile_settings(profile: str) -> dict[str, Any]:
+    """Content of a profile's file in `params/`; empty where there is none that can be read."""
+    try:
+        content = paths.read_yaml(paths.params_dir() / f"{profile}.yaml")
+    except InputError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_stage(folder: Path, *, need_run: bool = True) -> Outcome:

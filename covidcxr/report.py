@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import yaml
-
 from covidcxr import claims as claims_module
 from covidcxr import outcomes as outcomes_module
 from covidcxr import paths
@@ -97,7 +95,8 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
     results = [_stage_view(stage, shown, pictures) for stage in done]
     problems = [problem for stage in stages.values() for problem in stage.problems] + pictures.problems
     return {
-        "profile": profile_dir.name, "description": _description(profile_dir.name),
+        "profile": profile_dir.name,
+        "description": str(outcomes_module.profile_settings(profile_dir.name).get("description") or ""),
         "built": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "statuses": claims_module.STATUSES, "symbols": SYMBOLS, "stage_words": STAGE_WORDS,
         "counts": outcomes_module.counts(assessments), "total": len(assessments),
@@ -304,15 +303,6 @@ def _provenance(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
 
 def _mapping(content: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
-
-
-def _description(profile: str) -> str:
-    """What a profile says of itself; empty where it has no file."""
-    try:
-        content = yaml.safe_load((paths.params_dir() / f"{profile}.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return ""
-    return str(_mapping(content).get("description") or "")
 
 
 def slug(text: str) -> str:

@@ -15,7 +15,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from covidcxr.results import PARTIAL, read_record
 
 PROFILES = ("smoke", "demo", "pilot", "paper")
 STAGE_KEYS = {"notebook", "needs", "after", "params", "datasets", "optional_datasets", "threads", "gpu", "files", "claims"}
-PROFILE_KEYS = {"title", "description", "data", "common", "stages"}
+PROFILE_KEYS = {"title", "description", "data", "common", "stages", "leave_out"}
 RUNNER_PARAMETERS = {"stage_dir"}  # set by the runner, no part of a stage's identity
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 ENDED = ("done", "no-data", "blocked")
@@ -105,8 +105,9 @@ class Plan:
         settings = read_mapping(paths.params_dir() / f"{profile}.yaml", PROFILE_KEYS)
         schemas: dict[str, dict[str, Parameter]] = {}
         values: dict[str, dict[str, Any]] = {}
-        entries = study.get("stages") or {}
-        for name, entry in _mapping(entries, "params/study.yaml, stages").items():
+        entries = _mapping(study.get("stages") or {}, "params/study.yaml, stages")
+        left_out = _left_out(settings, list(entries), f"params/{profile}.yaml")
+        for name, entry in entries.items():
             where = f"params/study.yaml, stage {name}"
             _check_entry(name, entry, where)
             schemas[name] = read_parameters(paths.notebooks_dir() / f"{entry['notebook']}.ipynb")
@@ -115,6 +116,7 @@ class Plan:
         _apply_profile(values, schemas, settings, f"params/{profile}.yaml")
         _apply_overrides(values, schemas, overrides)
         stages = [_stage(name, entry, values[name], list(entries)) for name, entry in entries.items()]
+        stages = [_without(stage, left_out, profile) for stage in stages if stage.name not in left_out]
         for stage in stages:
             claims.load().owed(stage.claims)  # refuses an id that no paper has
         return cls(profile, settings.get("title", profile), _in_order(stages), tuple(overrides))
@@ -365,6 +367,25 @@ def _stage(name: str, entry: dict[str, Any], parameters: dict[str, Any], all_nam
         threads=entry.get("threads", 1),
         gpu=entry.get("gpu", False),
     )
+
+
+def _left_out(settings: dict[str, Any], names: list[str], where: str) -> set[str]:
+    """The stages that a profile does without."""
+    listed = settings.get("leave_out") or []
+    if not isinstance(listed, list):
+        raise ParameterError(f"{where}: `leave_out` must be a list of stages, found {listed!r}.")
+    check_names(listed, names, "stage", f"{where}, leave_out")
+    return set(listed)
+
+
+def _without(stage: Stage, left_out: set[str], profile: str) -> Stage:
+    """The stage in a profile that leaves some of the others out."""
+    missing = [name for name in stage.needs if name in left_out]
+    if missing:
+        raise ParameterError(
+            f"params/{profile}.yaml leaves out {', '.join(missing)}, which {stage.name} needs. Leave that out too, or neither."
+        )
+    return replace(stage, after=tuple(name for name in stage.after if name not in left_out))
 
 
 def _in_order(stages: list[Stage]) -> list[Stage]:

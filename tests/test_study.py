@@ -176,6 +176,9 @@ def test_wrong_words_are_refused_before_a_kernel_starts(small_study, words, mess
     ("params/smoke.yaml", "{", "can't be read as YAML"),
     ("params/smoke.yaml", "{common: 5}", "params/smoke.yaml, common: expected a mapping"),
     ("params/smoke.yaml", "{stages: {first: 3}}", "stage first: expected a mapping"),
+    ("params/smoke.yaml", "{leave_out: first}", "`leave_out` must be a list of stages, found 'first'"),
+    ("params/smoke.yaml", "{leave_out: [alon]}", "leave_out: unknown stage 'alon'. Did you mean 'alone'"),
+    ("params/smoke.yaml", "{leave_out: [first]}", "leaves out first, which second needs"),
     ("params/study.yaml", "{stages: {all: {notebook: first}}}", "and not `all`"),
     ("params/study.yaml", "{stages: {first: {}}}", "`notebook` must name a file"),
     ("params/study.yaml", "{stages: {first: {notebook: first, needs: alone}}}", "`needs` must be a list"),
@@ -190,6 +193,25 @@ def test_wrong_files_are_refused_before_a_kernel_starts(small_study, file, conte
     assert refused.returncode == 2
     assert message in refused.stderr and "Traceback" not in refused.stderr
     assert not small_study.outputs.exists()
+
+
+def test_a_profile_can_leave_stages_out(small_study):
+    small_study.write("params/study.yaml", """
+        stages:
+          alone: {notebook: alone, claims: [paper.number]}
+          second: {notebook: second, needs: [first], after: [alone]}
+          first: {notebook: first}
+    """)
+    small_study.write("params/smoke.yaml", "{leave_out: [alone]}")
+    path = small_study.root / "notebooks" / "first.ipynb"
+    path.write_text(path.read_text().replace("stage.record('paper.number', number, n=1)", ""))
+    run(small_study)
+    assert states(small_study) == {"first": "done", "second": "done"}
+    assert not (small_study.outputs / "alone").exists()
+    report = (small_study.outputs / "report.html").read_text()
+    assert "left out" in report and "This profile leaves the stage out." in report
+    small_study.write("params/smoke.yaml", "{leave_out: []}")
+    assert states(small_study) == {"alone": "will run", "first": "done", "second": "will run"}
 
 
 def test_a_notebook_without_parameters_cell_is_refused(small_study):
