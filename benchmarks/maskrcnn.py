@@ -7,10 +7,8 @@ ResNet-50 and FPN, random weights and the same work: inference of one image with
 pasted here and pasted there (torchvision can't do without; it is some per cent); a step of gradient descent on two images of six
 objects, 1000 proposals, 200 regions, normalisation frozen, all stages trained.
 
-Each run is a process of its own. Who runs first changes from round to round; torchvision runs with one thread and with as many as
-there are cores, of which its best counts. Seconds are medians of all calls of all rounds, and the least: on a machine that others
-use too, that is what tells most. The first call of a process, which traces or compiles, is left out. Processor seconds, the least
-of a call, hardly depend on others, but count threads that wait for each other. Memory is the peak of a process with its imports.
+torchvision runs with one thread and with as many as there are cores, of which its best counts. How all are measured is said in
+`contest`.
 
 Where Keras sees a GPU, ours is also measured with ResNet-101, 1024 x 1024, two images, in float32 and mixed bfloat16.
 """
@@ -19,11 +17,10 @@ import argparse
 import importlib
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
+from functools import partial
+
+import contest
 
 TASKS = ("inference", "training")
 OBJECTS = 6
@@ -159,17 +156,8 @@ def parts(size: int, depth: int, images: int) -> dict:
     least = dict.fromkeys(PARTS, float("inf"))
     for _ in range(CALLS):  # in turns, so that what else runs here touches all alike
         for last, work in works.items():
-            least[last] = min(least[last], *timed(work, 1))
+            least[last] = min(least[last], *contest.timed(work, 1))
     return {last: least[last] - least.get(before, 0.0) for before, last in zip((None, *PARTS), PARTS, strict=False)}
-
-
-def timed(work, calls: int, clock=time.perf_counter) -> list[float]:
-    seconds = []
-    for _ in range(calls):
-        start = clock()
-        work()
-        seconds.append(clock() - start)
-    return seconds
 
 
 def child(arguments: argparse.Namespace) -> None:
@@ -189,53 +177,28 @@ def child(arguments: argparse.Namespace) -> None:
             print(json.dumps(parts(arguments.size, arguments.depth, arguments.images)))
             return
         work = ours(*task, arguments.size, arguments.depth, arguments.images)
-    (first,) = timed(work, 1)
-    processor: list[float] = []
-    seconds = timed(lambda: processor.extend(timed(work, 1, time.process_time)), CALLS)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"first": first, "seconds": seconds, "processor": processor, "peak": peak}))
+    print(json.dumps(contest.measure(work, CALLS)))
 
 
 def run(interpreter: str, name: str, **options) -> dict:
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run([interpreter, __file__, "--child", name, *words], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{interpreter} {name} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return contest.child([interpreter, __file__, "--child", name, *words])
 
 
 def compare(python: str | None, size: int, rounds: int) -> None:
     threads = sorted({1, os.cpu_count() or 1}) if python else []
-    contestants = {"covidcxr": lambda task: run(sys.executable, f"ours {task}", size=size)}
-    for count in threads:
-        name = f"torchvision, {count} thread{'s' * (count > 1)}"
-        contestants[name] = lambda task, count=count: run(python, f"torchvision {task}", size=size, threads=count)
-    names = list(contestants)
     print(f"ResNet-50, FPN, {size} x {size}; {os.cpu_count()} cores, {rounds} rounds")
-    print(f"{'':33} {'median s':>9} {'least':>7} {'most':>7} {'first':>7} {'processor':>10} {'peak GiB':>9}")
     for task in TASKS:
-        runs: dict[str, list[dict]] = {name: [] for name in names}
-        for k in range(rounds):
-            for name in names[k % len(names) :] + names[: k % len(names)]:
-                runs[name].append(contestants[name](task))
-        found = {name: summary(own) for name, own in runs.items()}
-        for name, own in found.items():
-            walls = f"{own['median']:9.2f} {own['least']:7.2f} {own['most']:7.2f} {own['first']:7.1f}"
-            print(f"{task:10} {name:22} {walls} {own['processor']:10.2f} {own['peak']:9.2f}")
+        contestants = {"covidcxr": partial(run, sys.executable, f"ours {task}", size=size)}
+        for count in threads:
+            name = f"torchvision, {count} thread{'s' * (count > 1)}"
+            contestants[name] = partial(run, python, f"torchvision {task}", size=size, threads=count)
+        found = contest.in_turns(contestants, rounds)
+        print(f"{task}:")
+        contest.print_table(found)
         if python:
-            ratios = []
-            for key in ("median", "least", "processor", "peak"):
-                best = min(own[key] for name, own in found.items() if name != "covidcxr")
-                ratios.append(f"{found['covidcxr'][key] / best:.2f} ({key})")
-            print(f"{task:10} covidcxr over torchvision's best: {', '.join(ratios)}")
-
-
-def summary(runs: list[dict]) -> dict[str, float]:
-    seconds, processor = ([second for one in runs for second in one[key]] for key in ("seconds", "processor"))
-    return {
-        "median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "processor": min(processor),
-        "first": statistics.median(one["first"] for one in runs), "peak": max(one["peak"] for one in runs),
-    }
+            ratios = (f"{ratio:.2f} ({key})" for key, ratio in contest.over_best(found, "covidcxr").items())
+            print(f"  covidcxr over torchvision's best: {', '.join(ratios)}")
 
 
 def print_parts(title: str, **options) -> None:
@@ -252,7 +215,7 @@ def measure_gpu(size: int, rounds: int) -> None:
         options = {"size": size, "depth": 101, "images": 2, "policy": policy}
         print(f"\nGPU, ResNet-101, FPN, {size} x {size}, two images, {policy}")
         for task in TASKS:
-            own = summary([run(sys.executable, f"ours {task}", **options) for _ in range(rounds)])
+            own = contest.summary([run(sys.executable, f"ours {task}", **options) for _ in range(rounds)])
             spread = f"least {own['least']:.4f}, most {own['most']:.4f}, first {own['first']:.1f}"
             print(f"  {task:10} median {own['median']:.4f} s, {spread}")
         print_parts(policy, **options)

@@ -1,4 +1,4 @@
-"""U-Net: a training step of ours beside segmentation_models itself, and whether the network waits for its batches.
+"""U-Net: a training step of ours beside segmentation_models itself, whether the network waits for its batches, and prediction.
 
     python benchmarks/unet.py [--size 320] [--batch 8] [--rounds 3]
 
@@ -6,27 +6,30 @@ Both have the ResNet-18 encoder, a random start, segmentation_models' Dice and f
 which the package needs. Ours is compiled as notebooks compile it (`training.jit_compile`). The package is compiled in both ways
 that Keras knows, with XLA, which is Keras' choice, and without; its best counts. Ours shall take at most 1.1 times as long.
 
-Each run is a process of its own. Who runs first changes from round to round. Seconds are medians of all steps of all rounds, and
-the least: on a machine that others use too, that is what tells most. The first step of a process, which traces or compiles, is
-left out. Processor seconds, the least of a step, hardly depend on others. Memory is the peak of a process with its imports.
+How all are measured is said in `contest`.
 
 Batches are made by `feeding.Pictures` with the augmentation of tang2020: in line without a network, then by two threads while
 `fit` trains. On a machine without an accelerator threads and network share the cores: what the threads take, the network lacks.
+
+Last, images are predicted from full size to percentages in one pass, 50 and 200 of them, each in a process of its own: the peak
+of memory shall not grow with their number.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from functools import partial
 from itertools import pairwise
 
+from contest import child, in_turns, measure, over_best, peak, print_table, timed
+
 BAR = 1.1
 STEPS = 6
+ROWS, COLUMNS = 2048, 1792  # of a radiograph
+IMAGES = (50, 200)
 PACKAGE = ("segmentation_models, XLA", "segmentation_models, no XLA")
 
 
@@ -68,11 +71,7 @@ def step(who: str, size: int, batch: int) -> dict:
     """Seconds, processor seconds and memory of training steps on one batch."""
     (images, masks), (model, scale) = make_feed(size, batch)[0], compiled(who, size)
     images = scale * images
-    (first,) = timed(partial(model.train_on_batch, images, masks), 1)
-    processor: list[float] = []
-    seconds = timed(lambda: processor.extend(timed(partial(model.train_on_batch, images, masks), 1, time.process_time)), STEPS)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"first": first, "seconds": seconds, "processor": processor, "peak": peak}
+    return measure(partial(model.train_on_batch, images, masks), STEPS)
 
 
 def inputs(size: int, batch: int) -> dict:
@@ -93,47 +92,50 @@ def inputs(size: int, batch: int) -> dict:
     return {"made": statistics.median(made), "there": statistics.median(there), "fit": statistics.median(fitted)}
 
 
-def timed(work, calls: int, clock=time.perf_counter) -> list[float]:
-    seconds = []
-    for _ in range(calls):
-        start = clock()
-        work()
-        seconds.append(clock() - start)
-    return seconds
+def predict(size: int, batch: int, images: int) -> dict:
+    """Seconds per image and memory of predicting images of a radiograph's size, percentages included.
+
+    The images are made as they are asked for, as a data set reads its files.
+    """
+    import numpy as np
+
+    from covidcxr import opacity
+    from covidcxr.models.unet import resnet18_unet
+
+    row, column = np.ogrid[:ROWS, :COLUMNS]
+    lungs = np.hypot((row - ROWS / 2) / 2, column - COLUMNS / 2) < COLUMNS / 3
+    rng = np.random.default_rng(0)
+
+    def picture(number: int):
+        image = rng.random((ROWS, COLUMNS), dtype="float32")
+        return opacity.picture(str(number), str(number), "noise", image, lungs & (image > 0.9), lungs, size)
+
+    model = resnet18_unet(size)
+    opacity.measure(model, map(picture, range(batch)), batch_size=batch)
+    start = time.perf_counter()
+    table = opacity.measure(model, map(picture, range(images)), batch_size=batch)
+    assert len(table) == images and table.predicted_percentage.notna().all()
+    return {"seconds": (time.perf_counter() - start) / images, "peak": peak()}
 
 
 def run(who: str, size: int, batch: int) -> dict:
     words = [sys.executable, __file__, "--child", who, "--size", str(size), "--batch", str(batch)]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{who} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return child(words, {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
 def compare(size: int, batch: int, rounds: int) -> None:
-    names = ["covidcxr", *PACKAGE]
-    runs: dict[str, list[dict]] = {name: [] for name in names}
-    for k in range(rounds):
-        for name in names[k % len(names) :] + names[: k % len(names)]:
-            runs[name].append(run(name, size, batch))
+    found = in_turns({name: partial(run, name, size, batch) for name in ("covidcxr", *PACKAGE)}, rounds)
     print(f"a training step, {size} x {size}, {batch} images; TensorFlow, {os.cpu_count()} cores, {rounds} rounds of {STEPS}")
-    print(f"{'':28} {'median s':>9} {'least':>7} {'most':>7} {'first':>7} {'processor':>10} {'peak GiB':>9}")
-    found = {name: summary(own) for name, own in runs.items()}
-    for name, own in found.items():
-        walls = f"{own['median']:9.2f} {own['least']:7.2f} {own['most']:7.2f} {own['first']:7.1f}"
-        print(f"{name:28} {walls} {own['processor']:10.2f} {own['peak']:9.2f}")
-    for key in ("median", "least", "processor", "peak"):
-        ratio = found["covidcxr"][key] / min(found[name][key] for name in PACKAGE)
+    print_table(found)
+    for key, ratio in over_best(found, "covidcxr").items():
         print(f"  covidcxr over the package's best, {key:10} {ratio:.2f} {'' if ratio <= BAR else f'above the bar of {BAR}'}")
 
 
-def summary(runs: list[dict]) -> dict[str, float]:
-    seconds, processor = ([second for one in runs for second in one[key]] for key in ("seconds", "processor"))
-    return {
-        "median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "processor": min(processor),
-        "first": statistics.median(one["first"] for one in runs), "peak": max(one["peak"] for one in runs),
-    }
+def print_predictions(size: int, batch: int) -> None:
+    print(f"\npredicting images of {ROWS} x {COLUMNS} at {size} x {size}, percentages included, {batch} at a time")
+    for images in IMAGES:
+        own = run(f"predict {images}", size, batch)
+        print(f"{images:6} images: {own['seconds']:.3f} s an image, peak {own['peak']:.3f} GiB")
 
 
 def print_inputs(size: int, batch: int) -> None:
@@ -152,10 +154,16 @@ def main() -> None:
     arguments = parser.parse_args()
     size, batch = arguments.size, arguments.batch
     if arguments.child:
-        print(json.dumps(inputs(size, batch) if arguments.child == "inputs" else step(arguments.child, size, batch)))
+        who, _, images = arguments.child.partition("predict ")
+        if images:
+            found = predict(size, batch, int(images))
+        else:
+            found = inputs(size, batch) if who == "inputs" else step(who, size, batch)
+        print(json.dumps(found))
         return
     compare(size, batch, arguments.rounds)
     print_inputs(size, batch)
+    print_predictions(size, batch)
 
 
 if __name__ == "__main__":
