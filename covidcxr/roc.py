@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Values = Sequence[Any] | np.ndarray
 _AT_ONCE = 4_000_000  # numbers of a block of resamples in memory
+_FEWEST = 5  # patients of a class for a test
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Difference:
 
     Attributes:
         first, second: the areas. value: their difference.
-        low, high: bootstrap over patients. p: of the test of DeLong, patients as clusters; NaN where the variance is zero.
+        low, high: bootstrap over patients. p: of the test of DeLong, patients as clusters; NaN where the variance is zero, or a
+            class has fewer than five patients: the variance of so few is no ground for a normal distribution.
     """
 
     first: float
@@ -313,7 +315,8 @@ def compare(truth: Values, first: Values, second: Values, patients: Values, *, s
     low, high = metrics.percentile_interval(draws[0] - draws[1])
     difference = float(areas[0] - areas[1])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    p = float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance))) if variance > 1e-15 else np.nan
+    tested = variance > 1e-15 and min(_patients_of(positive, patients)) >= _FEWEST
+    p = float(2 * stats.norm.sf(abs(difference) / np.sqrt(variance))) if tested else np.nan
     return Difference(float(areas[0]), float(areas[1]), difference, low, high, p, one.size, int(positive.sum()))
 
 

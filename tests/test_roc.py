@@ -168,6 +168,18 @@ def test_a_score_differs_from_itself_by_nothing(cohort):
     assert (same.value, same.low, same.high) == (0, 0, 0) and np.isnan(same.p)
 
 
+def test_few_patients_are_not_tested():
+    """Two ill patients whose images differ alike have next to no variance, which is no proof."""
+    truth, first = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [9, 8, 9, 7, 1, 2, 3, 4, 5, 6]
+    second, patients = [-score for score in first], [*"aabbcdefgh"]
+    few = roc.compare(truth, first, second, patients, seed=0)
+    assert few.value == 1 and np.isnan(few.p) and "p = nan" in str(few)
+    more = [*"abmncdefgh"]
+    noisy = [9, 1, 9, 5, 1, 2, 8, 4, 5, 6]
+    assert np.isnan(roc.compare(truth, noisy, second, more, seed=0).p)
+    assert 0 < roc.compare([*truth, 1], [*noisy, 7], [*second, 3], [*more, "o"], seed=0).p < 1
+
+
 # ---- precision and recall ---------------------------------------------------------------------------------------------------
 
 
