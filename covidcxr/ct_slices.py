@@ -144,7 +144,7 @@ def of_pictures(dataset: Dataset, cases: Iterable[str], longer_side: int) -> Ite
     """The slices of a set of pictures with masks of both lungs together and of the infection.
 
     Args:
-        dataset: of `datasets.open`, such as covid19ct20_slices256, whose patients are blocks of neighbouring slices.
+        dataset: of `datasets.open`, such as covid19ct20_slices256, whose patients are volumes told by content.
         cases: names of its pictures, which must lie as radiology shows them: the sides of the lungs are told by where they are.
         longer_side: pixels.
     """

@@ -7,6 +7,7 @@ from test_volumes import ORIENTATIONS, save, stored_as
 
 from covidcxr import ct_slices, datasets
 from covidcxr.ct_slices import CLASSES, KINDS, assemble, axial, infected_share, label_picture, windowed, write_labels
+from covidcxr.datasets.covid19ct20_slices256 import volumes
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.volumes import read_volume
 
@@ -118,7 +119,7 @@ def test_grey_values_become_hu_and_unknown_units_are_refused(tmp_path):
 def test_pictures_of_slices_have_their_sides_told(tmp_path):
     class Pictures:
         def row(self, case):
-            return {"patient": "block-00"}
+            return {"patient": "volume-00"}
 
         def image(self, case):
             return np.full((20, 24), 0.5, np.float32)
@@ -129,9 +130,17 @@ def test_pictures_of_slices_have_their_sides_told(tmp_path):
 
     (one,) = ct_slices.of_pictures(Pictures(), ["0041"], 24)
     _, masks = chest()
-    assert (one.name, one.index) == ("block-00/0041", 41)
+    assert (one.name, one.index) == ("volume-00/0041", 41)
     for label, kind in enumerate(KINDS, 1):
         np.testing.assert_array_equal(one.of_class(label), axial(masks[kind], 6))
+
+
+def test_volumes_are_told_apart_by_content():
+    rng = np.random.default_rng(0)
+    anatomy = [rng.random((64, 64)) for _ in range(2)]
+    row = [anatomy[i] + 0.1 * rng.random((64, 64)) for i in (0, 0, 0, 1, 1)]
+    assert volumes([row[0], None, *row[1:], None]) == [0, 0, 0, 0, 1, 1, 1]
+    assert volumes([None, row[0], np.zeros((64, 64)), row[1]]) == [0, 0, 0, 0] and volumes([]) == []
 
 
 def test_a_table_counts_the_objects(tmp_path):

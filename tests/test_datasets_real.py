@@ -137,3 +137,9 @@ def test_the_manifest_is_the_same_again(real_data, tmp_path, monkeypatch):
     opened("tables", real_data)
     first = datasets.manifest("tables", real_data)
     assert datasets.manifest("tables", real_data) == first and first["data"] == "real" and first["files"] >= 2
+
+
+def test_the_20_cases_slices_fall_into_volumes(real_data):
+    table = opened("covid19ct20_slices256", real_data).cases()
+    assert table.groupby("patient").case.min().tolist()[:4] == ["0000", "0159", "0279", "0397"]
+    assert not table.patient_known.any()
