@@ -30,6 +30,7 @@ WIDTH = 11.0  # of a notebook's column, inches
 _TITLE, _TEXT = 10.0, 8.5  # points
 _LINE = 1.3  # height of a line of text, in its font size
 _PAD = 0.09  # between a block's edge and its text, inches
+_MARGIN = 0.15  # left and right of a row of blocks, inches
 
 
 @dataclass(frozen=True)
@@ -429,22 +430,39 @@ def layer_row(model: keras.Model) -> Figure:
         model: of `models.diagnosis_cnn`, or another of the same kinds of layers.
     """
     layers = model.layers[1:]
-    gap, margin = 0.22, 0.15
-    width = (WIDTH - 2 * margin - gap * len(layers)) / (len(layers) + 1)
     draw = Diagram(3.2)
     total = model.count_params()
-    draw.text((margin, 3.0), f"{total:,} parameters", size=_TITLE + 1, weight="bold", align="left")
+    draw.text((_MARGIN, 3.0), f"{total:,} parameters", size=_TITLE + 1, weight="bold", align="left")
     texts = [("Image", [_shape(model.input_shape)], "black")]
     texts += [(*_layer_text(layer), "blue" if len(layer.output.shape) == 4 else "orange") for layer in layers]
     heights = [_map_height(model.input_shape, model)] + [_map_height(layer.output.shape, model) for layer in layers]
+    _chain(draw, 1.4, texts, heights)
+    return draw.figure
+
+
+def flow(steps: Sequence[tuple[str, Sequence[str]]], title: str) -> Figure:
+    """The way of data through a study, from left to right (figure 2 of gaikwad2020).
+
+    Args:
+        steps: of each its name and a few short lines of what comes out of it.
+    """
+    draw = Diagram(2.4)
+    draw.text((_MARGIN, 2.2), title, size=_TITLE + 1, weight="bold", align="left")
+    _chain(draw, 1.0, [(name, lines, "blue") for name, lines in steps], [1.5] * len(steps))
+    return draw.figure
+
+
+def _chain(draw: Diagram, middle: float, texts: Sequence[tuple[str, Sequence[str], str]], heights: Sequence[float]) -> None:
+    """Blocks (title, lines, colour) side by side with arrows between them, their middles at one height."""
+    gap = 0.22
+    width = (WIDTH - 2 * _MARGIN - gap * (len(texts) - 1)) / len(texts)
     blocks = [
-        draw.block(margin + i * (width + gap), 1.4 - height / 2, width, height, title, lines, colour)
+        draw.block(_MARGIN + i * (width + gap), middle - height / 2, width, height, title, lines, colour)
         for i, ((title, lines, colour), height) in enumerate(zip(texts, heights, strict=True))
     ]
     draw.match(blocks)
     for one, other in itertools.pairwise(blocks):
         draw.arrow(one.right(), other.left())
-    return draw.figure
 
 
 def _layer_text(layer: keras.layers.Layer) -> tuple[str, list[str]]:

@@ -39,6 +39,7 @@ Session = Literal["lung", "lung_500", "diagnosis"]
 VALIDATION_SHARE = 30 / 100  # zhang2020, section 4.2
 NON_COVID = 5957  # zhang2020, Table 1, with masks; the earlier session of section 4.4 trained on 500 of them
 NON_COVID_500 = 500
+SLICE_SHARE = 30 / 100  # gaikwad2020 prints none
 _DRAWS = 200
 _SHOWN = 5  # names in a message
 
@@ -129,6 +130,23 @@ def zhang2020(
     if session != "diagnosis" and protocol == "printed":
         unused |= ~covid & test
     return check(_split(table, np.where(unused, "unused", np.where(test, "test", "train"))))
+
+
+def gaikwad2020(slices: DataFrame, protocol: Literal["slice", "volume"], *, seed: int) -> DataFrame:
+    """Training and test slices of CT for gaikwad2020, which prints no split: about 30 % of the slices test.
+
+    Args:
+        slices: `ct_slices.table`: case (a slice), patient.
+        protocol: "slice": slices are drawn, as a paper that counts "images" must have done: the neighbours of a test slice, a
+            few millimetres away, train. "volume": whole patients are drawn.
+        seed: of the draws.
+
+    Raises:
+        InputError: fewer than two patients, or two slices.
+    """
+    if protocol not in ("slice", "volume"):
+        raise ParameterError(f'protocol must be "slice" or "volume"; it is {protocol!r}.')
+    return grouped(slices, SLICE_SHARE, seed=seed, group="case" if protocol == "slice" else "patient")
 
 
 def _check_usable(table: DataFrame) -> None:

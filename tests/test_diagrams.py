@@ -281,6 +281,13 @@ def test_a_row_of_layers_reads_well_and_says_what_the_network_is(drawn, shape):
     assert said <= set(words)
 
 
+def test_a_flow_reads_well(drawn):
+    steps = [(f"Step {k}", [f"{k} of 512 x 512", "a longer line of words"]) for k in range(6)]
+    words = words_of(diagrams.flow(steps, "From volumes to objects"))
+    assert_reads_well(drawn[-1])
+    assert len(drawn[-1].blocks) == 6 and {"From volumes to objects", "Step 0", "5 of 512 x 512"} <= set(words)
+
+
 def test_layers_that_a_row_can_not_draw_are_named():
     import keras
 

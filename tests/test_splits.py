@@ -358,3 +358,14 @@ def test_what_is_no_split_is_not_written(tmp_path):
     with pytest.raises(InputError, match="no image has the role train"):
         splits.write(small_split(["test"] * 6), tmp_path / "split.csv")
     assert not list(tmp_path.iterdir())
+
+
+def test_slices_of_a_patient_stay_together_only_where_volumes_are_drawn():
+    names = [(f"p{i}/{k}", f"p{i}") for i in range(8) for k in range(20 + i)]
+    slices = pandas.DataFrame(names, columns=["case", "patient"])
+    by_volume, by_slice = (splits.gaikwad2020(slices, protocol, seed=0) for protocol in ("volume", "slice"))
+    for split in (by_volume, by_slice):
+        assert (split.role == "test").mean() == pytest.approx(0.3, abs=0.07)
+    assert (by_volume.groupby("patient").role.nunique() == 1).all() and (by_slice.groupby("patient").role.nunique() == 2).all()
+    with pytest.raises(ParameterError, match="volume"):
+        splits.gaikwad2020(slices, "patient", seed=0)
