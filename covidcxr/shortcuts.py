@@ -144,12 +144,20 @@ def painted_over(images: Greys, where: np.ndarray) -> Greys:
     return Greys(done)
 
 
-def shrunk(masks: np.ndarray, size: int) -> np.ndarray:
-    """Masks (N, S, S) at another size, bool (N, size, size): a pixel belongs where a tenth of its area does, so that thin letters
-    stay."""
+def resized(images: Greys, size: int) -> Greys:
+    """Squares at another size, by area means where they shrink, as `squares.read` does."""
     from covidcxr.projection import resize
 
-    return np.stack([resize(mask.astype(np.float32), (size, size)) >= 0.1 for mask in masks])
+    made = [np.round(resize(image, (size, size)).clip(0, 1) * 255).astype(np.uint8) for image in images]
+    return Greys(np.stack(made))
+
+
+def shrunk(masks: np.ndarray, size: int, share: float = 0.5) -> np.ndarray:
+    """Masks (N, S, S) at another size, bool (N, size, size): a pixel belongs where more than `share` of its area does. A tenth
+    keeps thin letters."""
+    from covidcxr.projection import resize
+
+    return np.stack([resize(mask.astype(np.float32), (size, size)) > share for mask in masks])
 
 
 # ---- predictors that see no picture ---------------------------------------------------------------------------------------

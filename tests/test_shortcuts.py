@@ -118,8 +118,16 @@ def test_letters_of_the_phantom_are_found_where_they_are_planted_only(phantom_sm
 def test_shrunk_masks_keep_thin_letters():
     masks = np.zeros((2, 64, 64), bool)
     masks[0, :, 10] = True
-    small = shortcuts.shrunk(masks, 16)
+    small = shortcuts.shrunk(masks, 16, 0.1)
     assert small.shape == (2, 16, 16) and small[0].any(axis=1).all() and not small[1].any()
+    assert not shortcuts.shrunk(masks, 16).any()
+
+
+def test_resized_squares_keep_their_means():
+    images = Greys(np.random.default_rng(0).integers(0, 256, (3, 32, 32)).astype(np.uint8))
+    small = shortcuts.resized(images, 8)
+    assert small.bytes.shape == (3, 8, 8)
+    np.testing.assert_allclose(small.bytes, images.bytes.reshape(3, 8, 4, 8, 4).mean(axis=(2, 4)), atol=0.51)
 
 
 @pytest.mark.parametrize(
