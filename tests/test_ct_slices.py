@@ -1,5 +1,7 @@
 """Slices of CT: seen from the feet, packed without loss, measured, and put back where they came from."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from covidcxr import ct_slices, datasets
 from covidcxr.ct_slices import CLASSES, KINDS, assemble, axial, infected_share, label_picture, windowed, write_labels
 from covidcxr.datasets.covid19ct20_slices256 import volumes
 from covidcxr.errors import InputError, ParameterError
+from covidcxr.maskrcnn.coco import average_precision, truth
+from covidcxr.maskrcnn.inference import Found
 from covidcxr.volumes import read_volume
 
 SHAPE = (24, 20, 16)
@@ -147,6 +151,26 @@ def test_a_table_counts_the_objects(tmp_path):
     rows = ct_slices.table(ct_slices.of_volumes(Folder(tmp_path), ["one"], 24))
     assert list(rows.columns) == ["case", "patient", "volume", "index", *CLASSES]
     assert rows[[*CLASSES]].sum().tolist() == [10, 12, 4]
+
+
+def test_infections_of_a_slice_can_count_as_one():
+    masks = {kind: np.zeros((40, 40), bool) for kind in KINDS}
+    masks["right_lung"][5:35, 2:18] = True
+    masks["lesion"][8:12, 4:10] = masks["lesion"][20:30, 4:10] = True
+    one = ct_slices.make("case", "patient", 3, np.zeros((40, 40), np.float32), masks, 40)
+    whole = ct_slices.united(one)
+    assert one.labels.tolist() == [2, 3, 3] and whole.labels.tolist() == [2, 3]
+    np.testing.assert_array_equal(whole.masks[1], masks["lesion"])
+    boxes = np.array([[2, 5, 18, 35], [4, 8, 10, 12], [4, 20, 10, 30], [20, 20, 30, 30]], np.float32)
+    scores = np.array([0.9, 0.8, 0.6, 0.1], np.float32)
+    found = Found((40, 40), boxes, scores, np.array([2, 3, 3, 3]), np.ones((4, 28, 28), np.float32))
+    results = ct_slices.united_results([found], 0.5)
+    by_slice = average_precision(truth([whole], CLASSES), results, "segm")["classes"]
+    assert by_slice["infection"]["AP"] == by_slice["right lung"]["AP"] == pytest.approx(1) and by_slice["infection"]["results"] == 1
+    assert average_precision(truth([one], CLASSES), results, "segm")["classes"]["infection"]["AP"] < 1
+    assert ct_slices.united_results([found], 0.95) == []
+    bare = replace(one, labels=one.labels[:0], packed=one.packed[:0])
+    assert not len(ct_slices.united(bare).labels)
 
 
 # ---- quantities --------------------------------------------------------------------------------------------------------
