@@ -166,7 +166,8 @@ def test_infections_of_a_slice_can_count_as_one():
     found = Found((40, 40), boxes, scores, np.array([2, 3, 3, 3]), np.ones((4, 28, 28), np.float32))
     results = ct_slices.united_results([found], 0.5)
     by_slice = average_precision(truth([whole], CLASSES), results, "segm")["classes"]
-    assert by_slice["infection"]["AP"] == by_slice["right lung"]["AP"] == pytest.approx(1) and by_slice["infection"]["results"] == 1
+    assert by_slice["infection"]["AP"] == by_slice["right lung"]["AP"] == pytest.approx(1)
+    assert by_slice["infection"]["results"] == 1
     assert average_precision(truth([one], CLASSES), results, "segm")["classes"]["infection"]["AP"] < 1
     assert ct_slices.united_results([found], 0.95) == []
     bare = replace(one, labels=one.labels[:0], packed=one.packed[:0])
