@@ -99,7 +99,7 @@ def fit_or_load(
     folder.mkdir(parents=True, exist_ok=True)
     key = _key(model, feed(0), epochs, made_from, (patience, restore_best))
     record, weights = folder / f"{name}.json", folder / f"{name}.weights.h5"
-    finished = _read_record(record, key)
+    finished = read_record(record, key)
     if finished is not None and weights.is_file():
         with _without_optimizer(model):
             model.load_weights(weights)
@@ -128,7 +128,7 @@ def fit_or_load(
     for variable, value in zip(generators, begun, strict=True):
         variable.assign(value)
     record.unlink(missing_ok=True)  # never a record beside the weights of another training
-    _save_weights(model, weights)
+    save_weights(model, weights)
     paths.write_atomically(record, json.dumps({"key": key, "made_from": made_from, "history": progress.history}, indent=1))
     progress.file.unlink(missing_ok=True)
     return progress.history
@@ -164,7 +164,7 @@ def _key(model: keras.Model, feed: Any, epochs: int, made_from: Any, stopping: t
     return digest(json.loads(json.dumps(described, default=str)))
 
 
-def _save_weights(model: keras.Model, file: Path) -> None:
+def save_weights(model: keras.Model, file: Path) -> None:
     """The model's weights as a file of Keras', without the optimiser's moments, which would make it three times as large."""
     aside = file.with_name(f".aside.{file.name}")
     try:
@@ -178,14 +178,14 @@ def _save_weights(model: keras.Model, file: Path) -> None:
 @contextmanager
 def _without_optimizer(model: keras.Model) -> Iterator[None]:
     """Weights are saved and loaded as if the model had no optimiser; Keras warns of one whose moments a file does not hold."""
-    optimizer, model.optimizer = model.optimizer, None
+    optimizer, model.optimizer = getattr(model, "optimizer", None), None  # a model that was never compiled has none
     try:
         yield
     finally:
         model.optimizer = optimizer
 
 
-def _read_record(record: Path, key: str) -> History | None:
+def read_record(record: Path, key: str) -> History | None:
     """The history of a finished training with this key."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
