@@ -31,6 +31,7 @@ CLASSES = {
     "cohen_cxr": "CohenCXR",
     "cvt_ct_labels": "CVTLabels",
     "covid19ct20_slices256": "CT20Slices",
+    "cc_ccii": "CCCCII",
     "tables": "OutcomeTables",
     "folder": "UserFolder",
 }
