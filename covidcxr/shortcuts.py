@@ -127,7 +127,7 @@ def marks(image: np.ndarray, lungs: np.ndarray) -> np.ndarray:
 
 
 def painted_over(images: Greys, where: np.ndarray) -> Greys:
-    """Images in which a part is replaced by what surrounds it, smoothly: neither the part nor a hole in its place is seen.
+    """Images in which a part is replaced by what surrounds it, smoothly: no hole is left, only a patch without grain.
 
     Args:
         images: N squares. where: bool (N, S, S), such as `marks`; a rim of a hundredth of the side is painted over with it.

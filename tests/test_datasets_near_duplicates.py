@@ -51,6 +51,15 @@ def test_a_resized_recompressed_darker_copy_is_found_and_others_are_not():
     assert [(i, j) for i, j, _, _ in pairs] == [(4, 30)]
 
 
+def test_all_pairs_of_many_copies_are_found():
+    """More candidates than are looked at together: each pair of copies, with its own correlation."""
+    prints = [fingerprint(smooth_image(0) + noise * smooth_image(1)) for noise in np.linspace(0, 0.02, 110)]
+    pairs = near_duplicates(prints)
+    assert [(i, j) for i, j, _, _ in pairs] == [(i, j) for i in range(110) for j in range(i + 1, 110)]
+    for i, j, _, correlation in pairs[::499]:
+        assert correlation == pytest.approx(float(prints[i].thumbnail @ prints[j].thumbnail), abs=1e-5)
+
+
 def test_constant_images_do_not_become_duplicates_of_everything():
     prints = [fingerprint(np.full((50, 50), value)) for value in (0.0, 0.5)] + [fingerprint(smooth_image(1))]
     assert near_duplicates(prints) == []

@@ -18,6 +18,7 @@ from covidcxr.errors import InputError
 MAX_DISTANCE = 28  # of 256 bits
 MIN_CORRELATION = 0.96
 _ROWS, _COLUMNS, _SIDE = 16, 17, 32
+_PAIRS_AT_ONCE = 4096  # candidates whose thumbnails are in memory together
 
 
 @dataclass(frozen=True)
@@ -92,5 +93,8 @@ def near_duplicates(
         return []
     pairs = close_pairs(np.stack([one.hash for one in fingerprints]), max_distance)
     thumbnails = np.stack([one.thumbnail for one in fingerprints])
-    correlation = np.einsum("ij,ij->i", thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
+    correlation = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):  # slices of CT are alike by the million
+        i, j = pairs[start : start + _PAIRS_AT_ONCE, :2].T
+        correlation[start : start + _PAIRS_AT_ONCE] = np.einsum("ij,ij->i", thumbnails[i], thumbnails[j])
     return [(int(i), int(j), int(d), float(c)) for (i, j, d), c in zip(pairs, correlation, strict=True) if c >= min_correlation]
