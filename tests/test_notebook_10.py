@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from covidcxr import roc, shortcuts
+from covidcxr import datasets, paths, roc, shortcuts
 from covidcxr.squares import Greys
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "10_shortcuts_and_robustness.ipynb"
@@ -83,3 +83,9 @@ def test_the_planted_letter_goes_with_the_coin_is_found_and_leaves_no_trace(cont
     assert roc.auc(coin, corner["letter burnt in"]) > 0.7
     area = roc.bootstrap_auc(coin, corner["letter painted over"], cases.patient, seed=0)
     assert area.low < 0.5 < area.high
+
+
+def test_near_duplicates_are_looked_for_in_every_set_of_images():
+    """A set that the stage does not declare could not be read in a run."""
+    stage = paths.read_yaml(paths.params_dir() / "study.yaml")["stages"]["shortcuts"]
+    assert {*stage["datasets"], *stage["optional_datasets"]} == set(datasets.NAMES) - {"tables", "folder"}
