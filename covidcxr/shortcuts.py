@@ -33,7 +33,7 @@ _HULL_MARGIN = 0.02  # of the side
 _STROKE = 1 / 16  # widest stroke of a letter, as a share of the side
 _LARGEST = 1 / 4  # longest side of a mark, as a share of the side: words, not borders
 _SMALLEST = 6 / 256**2  # least area of a mark, as a share of the image
-_LONGEST = (6.0, 4.0)  # width to height, and height to width: what is longer is the edge of a body or of a border
+_LONGEST = (12.0, 4.0)  # width to height, and height to width: what is longer is the edge of a body or of a border
 _BINS = 16
 
 
@@ -123,7 +123,9 @@ def marks(image: np.ndarray, lungs: np.ndarray) -> np.ndarray:
         & (width <= _LONGEST[0] * height) & (height <= _LONGEST[1] * width)
     )  # fmt: skip
     chosen[0] = False  # the ground
-    return chosen[numbered]
+    # The inside of a broad stroke is bright, but not sharp.
+    grown = cv2.dilate(chosen[numbered].astype(np.uint8), _disk(round(side * _STROKE / 2)))
+    return chosen[numbered] | (grown.astype(bool) & bright)
 
 
 def painted_over(images: Greys, where: np.ndarray) -> Greys:

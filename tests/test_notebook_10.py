@@ -48,12 +48,14 @@ def test_a_neighbour_is_never_the_image_itself_and_apart_never_the_patient(taugh
 
 def test_a_verdict_is_worth_what_counting_says_where_as_many_are_ill(taught):
     truth = np.array([True] * 8 + [False] * 32)
-    called = np.array([True] * 6 + [False] * 2 + [True] * 4 + [False] * 28)
-    taught |= {"sick": truth, "called": called}
-    everyone = np.arange(40)
-    assert taught["worth"](everyone, 8 / 40) == pytest.approx(6 / 10)
-    assert taught["worth"](everyone, 0.01) == pytest.approx(0.75 * 0.01 / (0.75 * 0.01 + 0.125 * 0.99))
-    assert np.isnan(taught["worth"](everyone[:8], 0.5)) and np.isnan(taught["worth"](everyone[10:11], 0.5))
+    scores = np.array([1.0] * 6 + [0.0] * 2 + [1.0] * 4 + [0.0] * 28)
+    taught["point"] = roc.at_threshold(truth, scores, 0.5, np.arange(40), seed=0)
+    assert taught["worth"](0, 8 / 40) == pytest.approx(6 / 10)
+    assert taught["worth"](0, 0.01) == pytest.approx(0.75 * 0.01 / (0.75 * 0.01 + 0.125 * 0.99))
+    assert taught["worth"](1, 0.2) < taught["worth"](0, 0.2) < taught["worth"](2, 0.2)
+    # No false alarm among 32 does not make a verdict certain.
+    taught["point"] = roc.at_threshold(truth, truth.astype(float), 0.5, np.arange(40), seed=0)
+    assert taught["worth"](0, 0.01) == 1 and taught["worth"](1, 0.01) < 0.1
 
 
 def test_the_planted_letter_goes_with_the_coin_is_found_and_leaves_no_trace(control):
@@ -69,7 +71,8 @@ def test_the_planted_letter_goes_with_the_coin_is_found_and_leaves_no_trace(cont
         images, masks = clean, lungs
 
     names: dict = {
-        "np": np, "shortcuts": shortcuts, "Greys": Greys, "cases": cases, "clean": clean, "fine": fine, "seed": 0, "planted": 0.9,
+        "np": np, "shortcuts": shortcuts, "Greys": Greys, "cases": cases, "clean": clean, "fine": fine, "seed": 0,
+        "planted": 0.95,
     }  # fmt: skip
     exec(control, names)
     coin, lettered = names["coin"], names["with_letter"]
@@ -77,9 +80,9 @@ def test_the_planted_letter_goes_with_the_coin_is_found_and_leaves_no_trace(cont
     assert pd.Series(coin).groupby(cases.patient).nunique().eq(1).all()
     for kind in (True, False):
         assert pd.Series(coin)[cases.covid == kind].groupby(cases.patient).first().mean() == pytest.approx(0.5, abs=0.04)
-    assert 0.8 < (coin == lettered).mean() < 0.97
+    assert 0.87 < (coin == lettered).mean() < 1
     np.testing.assert_array_equal(names["found_again"].any(axis=(1, 2)), lettered)
-    corner = {name: pictures.bytes[:, 10:45, 10:35].mean(axis=(1, 2)) for name, pictures in names["controls"].items()}
+    corner = {name: pictures.bytes[:, 10:60, 10:42].mean(axis=(1, 2)) for name, pictures in names["controls"].items()}
     assert roc.auc(coin, corner["letter burnt in"]) > 0.7
     area = roc.bootstrap_auc(coin, corner["letter painted over"], cases.patient, seed=0)
     assert area.low < 0.5 < area.high
