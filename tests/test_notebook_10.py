@@ -49,13 +49,13 @@ def test_a_neighbour_is_never_the_image_itself_and_apart_never_the_patient(taugh
 def test_a_verdict_is_worth_what_counting_says_where_as_many_are_ill(taught):
     truth = np.array([True] * 8 + [False] * 32)
     scores = np.array([1.0] * 6 + [0.0] * 2 + [1.0] * 4 + [0.0] * 28)
-    taught["point"] = roc.at_threshold(truth, scores, 0.5, np.arange(40), seed=0)
-    assert taught["worth"](0, 8 / 40) == pytest.approx(6 / 10)
-    assert taught["worth"](0, 0.01) == pytest.approx(0.75 * 0.01 / (0.75 * 0.01 + 0.125 * 0.99))
-    assert taught["worth"](1, 0.2) < taught["worth"](0, 0.2) < taught["worth"](2, 0.2)
+    worth, point = taught["worth"], roc.at_threshold(truth, scores, 0.5, np.arange(40), seed=0)
+    assert worth(point, 0, 8 / 40) == pytest.approx(6 / 10)
+    assert worth(point, 0, 0.01) == pytest.approx(0.75 * 0.01 / (0.75 * 0.01 + 0.125 * 0.99))
+    assert worth(point, 1, 0.2) < worth(point, 0, 0.2) < worth(point, 2, 0.2)
     # No false alarm among 32 does not make a verdict certain.
-    taught["point"] = roc.at_threshold(truth, truth.astype(float), 0.5, np.arange(40), seed=0)
-    assert taught["worth"](0, 0.01) == 1 and taught["worth"](1, 0.01) < 0.1
+    point = roc.at_threshold(truth, truth.astype(float), 0.5, np.arange(40), seed=0)
+    assert worth(point, 0, 0.01) == 1 and worth(point, 1, 0.01) < 0.1
 
 
 def test_the_planted_letter_goes_with_the_coin_is_found_and_leaves_no_trace(control):
