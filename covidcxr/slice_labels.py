@@ -148,6 +148,28 @@ class Scale:
         return float(np.mean([np.mean(np.abs(images[i] - self.mean) > self.sd * self.reach) for i in range(len(images))]))
 
 
+def together(parts: Sequence[tuple[LabelledSlices, Truth]]) -> tuple[LabelledSlices, Truth]:
+    """The slices of several sets after one another, with their truth.
+
+    Raises:
+        InputError: there is no part, slices differ in size, or two of one source have one name.
+    """
+    if not parts:
+        raise InputError("There are no slices to be put together.")
+    sizes = {slices.images.bytes.shape[1:] for slices, _ in parts}
+    if len(sizes) > 1:
+        raise InputError(f"Slices must be of one size to be put together; these are {sorted(sizes)}.")
+    names, patients, sources = (
+        [text for slices, _ in parts for text in getattr(slices, part)] for part in ("names", "patients", "sources")
+    )
+    if len(set(zip(sources, names, strict=True))) < len(names):
+        raise InputError("Two slices of one source have the same name: was a set given twice?")
+    labels = np.concatenate([slices.has_lesion for slices, _ in parts])
+    images = Greys(np.concatenate([slices.images.bytes for slices, _ in parts]))
+    lesions, lungs = (np.concatenate([getattr(truth, part) for _, truth in parts]) for part in ("lesions", "lungs"))
+    return LabelledSlices(names, patients, sources, labels, images), Truth(lesions, lungs)
+
+
 class _Scaled(Sequence):
     def __init__(self, images: Greys, scale: Scale):
         self.images, self.scale = images, scale

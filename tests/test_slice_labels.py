@@ -151,3 +151,19 @@ def test_taking_some_keeps_them_together(ct):
     assert len(some) == slices.has_lesion.sum() == len(truth.take(slices.has_lesion).lesions) and some.has_lesion.all()
     assert some.digest() != slices.digest()
     assert windowed(np.array([-1250.0, 250.0])).tolist() == [0, 1]
+
+
+def test_sets_are_put_together_slice_by_slice(ct, phantom_smoke):
+    first = slice_labels.of_volumes(ct, ct.cases().case[:1], SIZE)
+    medseg = datasets.open("medseg_nr2_volumes", PHANTOM)
+    second = slice_labels.of_volumes(medseg, medseg.cases().case[:1], SIZE)
+    slices, truth = slice_labels.together([first, second])
+    count = len(first[0])
+    assert len(slices) == count + len(second[0]) == len(truth.lungs)
+    assert set(slices.sources[:count]) == {"covid19_ct_seg"} and set(slices.sources[count:]) == {"medseg_nr2_volumes"}
+    np.testing.assert_array_equal(slices.images[count], second[0].images[0])
+    np.testing.assert_array_equal(truth.lesions[count:], second[1].lesions)
+    for parts, message in (([], "no slices"), ([first, first], "given twice"),
+                           ([first, slice_labels.of_volumes(ct, ct.cases().case[:1], 16)], "one size")):
+        with pytest.raises(InputError, match=message):
+            slice_labels.together(parts)
