@@ -107,7 +107,8 @@ class Scale:
     """Grey values normalised by mean and standard deviation, and brought into [-1, 1], where tanh can follow.
 
     The paper says that the outputs lie "within the same range (-1, 1) as that of the model's input", but values over a standard
-    deviation do not: `beyond` says how many. So they are divided by `reach` standard deviations, and cut off there.
+    deviation do not: `beyond` says how many. With lungs on black, which is most of a slice, that is nearly all of the lungs. So
+    they are divided by `reach` standard deviations, and cut off there.
 
     Attributes:
         mean, sd: of all pixels of the training images.
@@ -116,15 +117,15 @@ class Scale:
 
     mean: float
     sd: float
-    reach: float = 3.0
+    reach: float
 
     def __post_init__(self):
         if self.sd <= 0 or self.reach <= 0:
             raise ParameterError(f"sd and reach must be above 0; they are {self.sd} and {self.reach}.")
 
     @classmethod
-    def of(cls, images: Greys, reach: float = 3.0) -> Scale:
-        """The scale of these images: give those of training alone."""
+    def of(cls, images: Greys, reach: float | None = None) -> Scale:
+        """The scale of these images: give those of training alone. Without `reach`, just nothing of them is cut off."""
         counts = np.zeros(256, np.int64)
         for image in images.bytes:
             counts += np.bincount(image.ravel(), minlength=256)
@@ -133,7 +134,8 @@ class Scale:
         sd = float(np.sqrt(counts @ (greys - mean) ** 2 / counts.sum()))
         if sd == 0:
             raise InputError(f"All pixels of these {len(images)} images have one value: nothing can be learned from them.")
-        return cls(mean, sd, reach)
+        farthest = np.abs(greys[counts > 0] - mean).max() / sd
+        return cls(mean, sd, float(farthest) if reach is None else reach)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """float32 in [-1, 1]."""
@@ -145,7 +147,7 @@ class Scale:
 
     def beyond(self, images: Greys) -> float:
         """Share of pixels more than `reach` standard deviations from the mean, which are cut off."""
-        return float(np.mean([np.mean(np.abs(images[i] - self.mean) > self.sd * self.reach) for i in range(len(images))]))
+        return float(np.mean([np.mean(np.abs(images[i] - self.mean) > self.sd * self.reach * (1 + 1e-6)) for i in range(len(images))]))
 
 
 def together(parts: Sequence[tuple[LabelledSlices, Truth]]) -> tuple[LabelledSlices, Truth]:
