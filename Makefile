@@ -57,7 +57,7 @@ test-jax: ## run the tests of the networks on JAX, in an environment of its own 
 	KERAS_BACKEND=jax JAX_COMPILATION_CACHE_DIR="$(VENV)-jax/.compiled" JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS=0 \
 		"$(VENV)-jax/bin/python" -m pytest -n $(WORKERS) --dist loadfile -m "not large" \
 		tests/test_maskrcnn_*.py tests/test_training.py tests/test_resnet.py tests/test_feeding.py tests/test_models_unet.py \
-		tests/test_gradcam.py
+		tests/test_gradcam.py tests/test_decomposition.py tests/test_models_slice_classifier.py
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab notebooks/00_start_here.ipynb

@@ -147,7 +147,8 @@ class Scale:
 
     def beyond(self, images: Greys) -> float:
         """Share of pixels more than `reach` standard deviations from the mean, which are cut off."""
-        return float(np.mean([np.mean(np.abs(images[i] - self.mean) > self.sd * self.reach * (1 + 1e-6)) for i in range(len(images))]))
+        limit = self.sd * self.reach * (1 + 1e-6)
+        return float(np.mean([np.mean(np.abs(images[i] - self.mean) > limit) for i in range(len(images))]))
 
 
 def together(parts: Sequence[tuple[LabelledSlices, Truth]]) -> tuple[LabelledSlices, Truth]:
