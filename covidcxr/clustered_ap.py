@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from covidcxr.errors import InputError
-from covidcxr.maskrcnn.coco import check
 from covidcxr.metrics import cluster_counts, percentile_interval
 
 if TYPE_CHECKING:
@@ -76,6 +75,8 @@ def matches(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind
         InputError: as there, or an annotation is a crowd.
     """
     from faster_coco_eval import mask as masks
+
+    from covidcxr.maskrcnn.coco import check
 
     check(truth, results, kind)
     if any(annotation.get("iscrowd") for annotation in truth["annotations"]):
