@@ -31,11 +31,13 @@ SAME_VOLUME = 0.7
 def volumes(thumbnails: Iterable[np.ndarray | None]) -> list[int]:
     """Number of the volume that each slice of a row belongs to, from 0; one not read (None) goes with those before."""
     jumps, before = [], None
-    for thumbnail in thumbnails:
-        here = before if thumbnail is None else thumbnail
-        with np.errstate(invalid="ignore"):  # an even picture correlates with nothing: no jump
-            jumps.append(before is not None and float(np.corrcoef(before.ravel(), here.ravel())[0, 1]) < SAME_VOLUME)
-        before = here
+    for here in thumbnails:
+        jump = False
+        if before is not None and here is not None:
+            with np.errstate(invalid="ignore"):  # an even picture correlates with nothing: no jump
+                jump = float(np.corrcoef(before.ravel(), here.ravel())[0, 1]) < SAME_VOLUME
+        jumps.append(jump)
+        before = before if here is None else here
     return list(accumulate(map(int, jumps)))
 
 
