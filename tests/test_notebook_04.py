@@ -115,7 +115,9 @@ def test_general_blockchain_stands_in_and_is_said_to_where_the_cohort_is_not_at_
         assert not entry["comparable"] and "General Blockchain stand in" in entry["why"] and entry["value"] is not None
     assert claims["tang2020.iou.validation"]["value"] is None and claims["tang2020.data.severity_images"]["value"] is None
     seeds = {entry["name"]: entry["seeds"] for entry in written["numbers"]}
-    assert seeds["iou_unet"] == [0, 1] and seeds["iou_whole_lung"] == [0]
+    assert seeds["iou_unet"] == seeds["iou_unet_averaged"] == [0, 1] and seeds["iou_whole_lung"] == [0]
+    scores = pd.read_csv(folder / "scores.csv").by.value_counts()
+    assert scores["unet"] == 2 * scores["unet averaged"] == 2 * scores["whole lung"]
     table = pd.read_csv(folder / "opacity_percentages.csv")
     assert set(table.role) == {"train", "test"} and (table.lungs == "manual").all()
     assert table.predicted_percentage.between(0, 100).all() and table.manual_percentage.between(0, 100).all()
