@@ -369,10 +369,10 @@ def test_bl_takes_away_what_the_classifier_objects_to(tmp_path):
     classifier = keras.Model(image, layers.Dense(1, activation="sigmoid")(peak))
     classifier.set_weights([np.array([[20.0]], np.float32), np.array([2.0], np.float32)])
     training.set_seed(0)
-    one = BL(networks.decomposer(SIZE, 8, 2, two_parts=False), networks.critic(SIZE, 8), classifier, map_weight=1.0)
+    one = BL(networks.decomposer(SIZE, 8, 2, two_parts=False), networks.critic(SIZE, 8), classifier, map_weight=10.0)
     normal, lesioned = slices(64, False)[0], slices(64, True)[0]
     before = weights(classifier)
-    trainer.train(one, normal, lesioned, steps=150, folder=tmp_path, name="bl", made_from="", report_every=150,
+    trainer.train(one, normal, lesioned, steps=100, folder=tmp_path, name="bl", made_from="", report_every=100,
                   save_every=900, settings=trainer.Settings(learning_rate=1e-3, critic_steps=2))
     new, masks = slices(30, True, seed=9)
     maps = one.lesion_maps(new)
