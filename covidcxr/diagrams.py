@@ -581,6 +581,54 @@ def _place(name: str) -> str:
     return "the bottom" if name == "bottom" else f"the {_ordinal(int(name.removeprefix('down')))} level"
 
 
+# ---- decomposition ---------------------------------------------------------------------------------------------------
+
+
+def decomposition(generator: keras.Model, critic: keras.Model) -> Figure:
+    """Encoder, two decoders and critic (figure 1 of yang2021), with the losses in the places where they arise.
+
+    Args:
+        generator: of `decomposition.networks.decomposer`, with both parts.
+        critic: of `decomposition.networks.critic`.
+    """
+    if len(generator.outputs) != 2:
+        raise InputError("The figure is of a generator with two parts, normal and lesion; this one has one.")
+    draw = Diagram(4.1)
+    levels = len(_layers(generator, r"down\d+_pool"))
+    convolutions = _layers(generator, r"(down\d+|bottom|normal\d+|lesion\d+)_conv\d")
+    image = _shape(generator.input_shape)
+
+    def part(name: str) -> list[str]:
+        mine = [layer for layer in convolutions if re.match(name, layer.name)]
+        return [f"{len(mine)} convolutions", _millions(*mine), f"leaves {_shape(mine[-1].output.shape)}"]
+
+    slices = draw.block(0.15, 1.4, 1.25, 0.9, "Slice x", ["cut to the lungs", image])
+    encoder = draw.block(2.0, 1.3, 1.9, 1.1, "Encoder E", [*part("down|bottom"), f"{levels} halvings"], "blue")
+    decoders = [draw.block(4.6, y, 1.9, 1.1, title, part(name), colour)
+                for y, title, name, colour in ((2.4, "Generator G1", "normal", "green"), (0.2, "Decoder G2", "lesion", "orange"))]
+    parts = [draw.block(7.2, y, 1.45, 0.9, title, ["tanh", _shape(output.shape)])
+             for y, title, output in zip((2.5, 0.3), ("Normal part", "Lesion"), generator.outputs, strict=True)]
+    judge = draw.block(9.25, 2.2, 1.6, 1.5, "Critic D", [
+        f"{sum(1 for layer in critic.layers if layer.weights)} layers", f"{len(_layers(critic, 'level.*_mean'))} means joined",
+        f"{critic.count_params() / 1e6:.2f} M parameters", "real normal slice?"], "purple")
+    draw.match([slices, encoder, *decoders, *parts, judge])
+    draw.arrow(slices.right(), encoder.left())
+    for decoder, made in zip(decoders, parts, strict=True):
+        turn, end = encoder.right()[0] + 0.35, decoder.left()
+        draw.arrow(encoder.right(), (turn, encoder.right()[1]), (turn, end[1]), end)
+        draw.arrow(decoder.right(), made.left())
+    draw.arrow(parts[0].right(), (judge.x, parts[0].right()[1]))
+    total = draw.node((7.925, 1.85))
+    for made, touch in zip(parts, (parts[0].bottom(), parts[1].top()), strict=True):
+        draw.arrow(touch, total.top() if made is parts[0] else total.bottom())
+    draw.text((total.x + 0.4, 1.85), "L_r: together they are x", align="left")
+    draw.text((7.2, 3.6), "L_n: of a normal x, it is x", align="left")
+    draw.text((10.85, 3.9), "L_c (it learns), L_a (G1 and E learn)", align="right", width=4.0)
+    draw.text((5.55, 1.85), "both read E's maps at every level")
+    draw.text((0.2, 3.85), f"Decomposition, {_millions(generator)} and the critic", size=_TITLE + 1, weight="bold", align="left")
+    return draw.figure
+
+
 # ---- words from models -----------------------------------------------------------------------------------------------
 
 

@@ -142,6 +142,37 @@ def count(maps: np.ndarray, lesions: np.ndarray, within: np.ndarray | None = Non
     return PixelScores(edges, counts[0], counts[1])
 
 
+def compare(
+    first: PixelScores, second: PixelScores, patients: Sequence[Any], *, seed: int, resamples: int = 1000
+) -> roc.Estimate:
+    """Average precision of one method minus another's on the same slices, with its interval over the same resamples of patients.
+
+    Args:
+        patients: of each slice; of one patient there is no interval.
+
+    Raises:
+        InputError: the two were not counted on the same slices.
+    """
+    totals = [scored.lesion.sum(axis=1) for scored in (first, second)]
+    if totals[0].shape != totals[1].shape or (totals[0] != totals[1]).any():
+        raise InputError("Two methods are compared on the same slices; these have other numbers of pixels with lesion.")
+    areas = [scored.curve().average_precision for scored in (first, second)]
+    names, number = np.unique(np.asarray(patients, str), return_inverse=True)
+    low = high = np.nan
+    if len(names) > 1:
+        draws = []
+        for scored in (first, second):
+            rows = scored._rows(number)
+            draws.append(roc.average_precision_draws(
+                rows["truth"], rows["score"], rows["patient"], seed=seed, weights=rows["weight"], resamples=resamples
+            ))
+        low, high = metrics.percentile_interval(draws[0] - draws[1])
+    method = f"paired bootstrap over {len(names)} patients" if len(names) > 1 else "one patient: no interval"
+    lesion = int(totals[0].sum())
+    return roc.Estimate("difference in average precision", areas[0] - areas[1], low, high, method,
+                        lesion + int(first.other.sum()), lesion)
+
+
 def dice_over_thresholds(
     heat: np.ndarray, lesions: np.ndarray, patients: Sequence[Any], thresholds: Sequence[float], *, seed: int,
     resamples: int = 2000,

@@ -296,11 +296,21 @@ def bootstrap_average_precision(
     """
     positive, values = _checked(truth, scores)
     many = np.ones(values.size) if weights is None else np.asarray(weights, dtype=float)
-    draws = _resample(_average_precision, positive, values, patients, seed, resamples, many)[:, 0]
+    draws = average_precision_draws(truth, scores, patients, seed=seed, weights=weights, resamples=resamples)
     low, high = metrics.percentile_interval(draws, level)
     area = precision_recall(positive, values, many).average_precision
     method = f"bootstrap over {_count(patients)} patients"
     return Estimate("average precision", area, low, high, method, int(many.sum()), int(many[positive].sum()))
+
+
+def average_precision_draws(
+    truth: Values, scores: Values, patients: Values, *, seed: int, weights: Values | None = None, resamples: int = 2000
+) -> np.ndarray:
+    """Average precision in each resample of patients, (resamples,). Of the same patients and seed the resamples are the same,
+    whatever the scores: those of two scores can be subtracted."""
+    positive, values = _checked(truth, scores)
+    many = np.ones(values.size) if weights is None else np.asarray(weights, dtype=float)
+    return _resample(_average_precision, positive, values, patients, seed, resamples, many)[:, 0]
 
 
 def compare(truth: Values, first: Values, second: Values, patients: Values, *, seed: int, resamples: int = 2000) -> Difference:

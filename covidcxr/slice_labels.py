@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from covidcxr.ct_slices import SMALLEST_SHARE, WINDOW, axial, windowed
+from covidcxr.datasets.images import is_volume
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.projection import resize
 from covidcxr.squares import MASK_THRESHOLD, Greys
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from covidcxr.datasets.base import Dataset
 
 SMALLEST_LUNG = 0.02
@@ -260,7 +263,8 @@ def of_volumes(
 
 
 def of_pictures(
-    dataset: Dataset, cases: Iterable[str], size: int, *, find_lungs: Callable[[np.ndarray], np.ndarray] | None = None
+    dataset: Dataset, cases: Iterable[str], size: int, *, find_lungs: Callable[[np.ndarray], np.ndarray] | None = None,
+    lenient: bool = False,
 ) -> tuple[LabelledSlices, Truth]:
     """Slices that are pictures, with what their set says of each: `covid`, or `has_lesion` where its table has that column.
 
@@ -270,6 +274,8 @@ def of_pictures(
         size: side of the slices, pixels.
         find_lungs: where a picture has no mask of the lungs, and is not cut to them already (`lungs_only`): from a picture,
             float32 (H, W) in [0, 1], to its lungs, bool (H, W). None refuses such pictures.
+        lenient: a picture without lung is left out, and one of which the set says nothing is labelled by its mask of lesions;
+            else both are refused.
 
     Returns:
         the slices, and their truth: where a picture has no mask of lesions, none is known, and its lesions are empty.
@@ -281,18 +287,60 @@ def of_pictures(
     for case in cases:
         row = dataset.row(case)
         image = dataset.image(case)
+        lesion = dataset.mask(case, "lesion") if row["lesion"] is not None else np.zeros(image.shape, bool)
         label = row["has_lesion"] if "has_lesion" in row else row["covid"]
         if label is None or label != label:
-            raise InputError(f"{dataset.name}: of {case} it is not known whether it shows a lesion. Leave it out.")
+            if not lenient or row["lesion"] is None:
+                raise InputError(f"{dataset.name}: of {case} it is not known whether it shows a lesion. Leave it out.")
+            label = lesion.any()
         lung = _lungs(dataset, row, image, find_lungs)
-        if lung.mean() < SMALLEST_LUNG:
+        if lung.mean() >= SMALLEST_LUNG:
+            found.add(case, row["patient"], row["source"], image, lung, lesion, bool(label))
+        elif not lenient:
             raise InputError(
                 f"{dataset.name}: {case} shows no lung: {lung.mean():.1%} of its pixels, expected {SMALLEST_LUNG:.0%} or more. "
                 "Leave it out."
             )
-        lesion = dataset.mask(case, "lesion") if row["lesion"] is not None else np.zeros(image.shape, bool)
-        found.add(case, row["patient"], row["source"], image, lung, lesion, bool(label))
     return found.done()
+
+
+def known(dataset: Dataset, most: int = 0, seed: int = 0) -> DataFrame:
+    """The cases of a data set that can be learned from or tested: it is known of them whether there is a lesion.
+
+    Args:
+        most: pictures of either label that are drawn; 0: all. Volumes are never left out.
+
+    Returns:
+        The set's table with three columns more, bool: `lungs_known` (there is a mask, or the picture is cut to the lungs),
+        `drawn` (a mask says where the lesions are), `scorable` (drawn, or without lesion).
+
+    Raises:
+        InputError: there is no such case.
+    """
+    table = dataset.cases()
+    volumes = table.image.map(is_volume)
+    label = table["has_lesion" if "has_lesion" in table else "covid"].astype(object)
+    drawn = table.lesion.notna()
+    cut = table["lungs_only"].eq(True) if "lungs_only" in table else np.zeros(len(table), bool)
+    table = table.assign(lungs_known=table.lung.notna() | cut, drawn=drawn, scorable=drawn | (~volumes & label.eq(False)))
+    kept = np.where(volumes, drawn & table.lungs_known, label.notna() | drawn)
+    if not kept.any():
+        raise InputError(f"{dataset.name}: of none of its {len(table)} cases it is known whether it shows a lesion.")
+    if most:
+        shuffled = label.astype(str).iloc[np.random.default_rng(seed).permutation(len(table))]
+        kept &= volumes | (shuffled.groupby(shuffled).cumcount().reindex(table.index) < most)
+    return table[kept].reset_index(drop=True)
+
+
+def of_cases(
+    dataset: Dataset, cases: Iterable[str], size: int, *, find_lungs: Callable[[np.ndarray], np.ndarray] | None = None,
+    step: int = 1,
+) -> tuple[LabelledSlices, Truth]:
+    """Slices of `known` cases, be they volumes or pictures; see `of_volumes` and `of_pictures`, which is lenient here."""
+    names = list(cases)
+    if names and is_volume(dataset.row(names[0])["image"]):
+        return of_volumes(dataset, names, size, step=step)
+    return of_pictures(dataset, names, size, find_lungs=find_lungs, lenient=True)
 
 
 def _lungs(dataset: Dataset, row: dict, image: np.ndarray, find_lungs) -> np.ndarray:

@@ -328,3 +328,24 @@ def test_a_u_net_is_not_drawn_for_sizes_that_it_does_not_take():
 
     with pytest.raises(InputError, match="multiples of 16; these are 250 × 256"):
         diagrams.unet(lung_unet(base_filters=2), (250, 256))
+
+
+@pytest.mark.parametrize(("size", "filters", "depth"), [(256, 64, 4), (32, 2, 2)])
+def test_the_decomposition_reads_well_and_says_what_its_networks_are(drawn, size, filters, depth):
+    from covidcxr.decomposition import networks
+
+    generator, critic = networks.decomposer(size, filters, depth), networks.critic(size, filters)
+    words = words_of(diagrams.decomposition(generator, critic))
+    assert_reads_well(drawn[-1])
+    assert f"{2 * depth + 2} convolutions" in words and words.count(f"{2 * depth} convolutions") == 2
+    assert {f"{depth} halvings", "7 layers", "3 means joined"} <= set(words)
+    assert words.count(f"{size} × {size} × 1") == 3, "what comes in, and what either part is"
+    assert words.count(f"leaves {size} × {size} × {filters}") == 2
+    assert f"leaves {size // 2**depth} × {size // 2**depth} × {filters * 2**depth}" in words
+
+
+def test_a_decomposition_of_one_part_is_not_drawn():
+    from covidcxr.decomposition import networks
+
+    with pytest.raises(InputError, match="two parts"):
+        diagrams.decomposition(networks.decomposer(16, 2, 2, two_parts=False), networks.critic(16, 2))

@@ -140,3 +140,20 @@ def test_what_cannot_be_scored_is_refused(act, message):
 def test_an_unknown_mapping_is_refused():
     with pytest.raises(ParameterError, match="clip_pos, minmax, affine"):
         localisation.mapped(MAPS, "log")
+
+
+def test_two_methods_are_compared_on_the_same_resamples():
+    maps, lesions = some(signal=1.0)
+    better, _ = some(signal=2.0)
+    first, second = localisation.count(better, lesions), localisation.count(maps, lesions)
+    found = localisation.compare(first, second, PATIENTS, seed=0)
+    areas = [one.average_precision(PATIENTS, seed=0) for one in (first, second)]
+    assert found.value == pytest.approx(areas[0].value - areas[1].value) and found.low <= found.value <= found.high
+    assert found.low > 0, "in pairs the better one is told from the other …"
+    back = localisation.compare(second, first, PATIENTS, seed=0)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    same = localisation.compare(first, first, PATIENTS, seed=0)
+    assert same.value == same.low == same.high == 0
+    assert np.isnan(localisation.compare(first, second, ["a"] * 6, seed=0).low)
+    with pytest.raises(InputError, match="same slices"):
+        localisation.compare(first, localisation.count(maps, ~lesions), PATIENTS, seed=0)

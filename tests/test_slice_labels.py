@@ -169,3 +169,25 @@ def test_sets_are_put_together_slice_by_slice(ct, phantom_smoke):
                            ([first, slice_labels.of_volumes(ct, ct.cases().case[:1], 16)], "one size")):
         with pytest.raises(InputError, match=message):
             slice_labels.together(parts)
+
+
+def test_known_cases_are_those_with_a_label_or_a_mask(tmp_path, ct):
+    table = slice_labels.known(ct)
+    assert len(table) == len(ct.cases()) and table[["lungs_known", "drawn", "scorable"]].all(axis=None)
+    write_set(tmp_path / "cc_ccii", seed=3, patients=(1, 0, 1), segmented=1, spacing_mm=(6.0, 24.0), tips=20)
+    dataset = datasets.open("cc_ccii", tmp_path)
+    table = slice_labels.known(dataset)
+    segmented = table.label == "ct_lesion_seg"
+    assert segmented.any() and table.drawn.equals(segmented) and table.lungs_known.equals(segmented)
+    assert table.scorable.equals(segmented | table.has_lesion.eq(False)), "of listed slices it is not known where the lesion is"
+    few = slice_labels.known(dataset, most=2, seed=1)
+    assert few.has_lesion.eq(True).sum() == few.has_lesion.eq(False).sum() == 2
+    assert set(few.case) <= set(table.case) and few.equals(slice_labels.known(dataset, most=2, seed=1))
+    slices, truth = slice_labels.of_cases(dataset, table.case[segmented], SIZE)
+    assert slices.has_lesion.tolist() == [dataset.mask(case, "lesion").any() for case in slices.names] and truth.lesions.any()
+
+
+def test_volumes_and_pictures_are_read_alike(ct):
+    case = ct.cases().case[0]
+    first, second = slice_labels.of_cases(ct, [case], SIZE, step=4)[0], slice_labels.of_volumes(ct, [case], SIZE, step=4)[0]
+    assert first.digest() == second.digest()
