@@ -66,12 +66,22 @@ def read_yaml(path: Path) -> Any:
     """Content of a YAML file, as plain data.
 
     Raises:
-        InputError: it can't be read.
+        InputError: it can't be read, or a key stands twice in a mapping, of which readers of YAML silently take the last.
     """
     import yaml
 
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    why = f"the key {key.value!r} stands here twice"
+                    raise yaml.constructor.ConstructorError(None, None, why, key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
 

@@ -174,6 +174,7 @@ def test_wrong_words_are_refused_before_a_kernel_starts(small_study, words, mess
     ("params/smoke.yaml", "{stages: {first: {numbr: 1}}}", "Did you mean 'number'"),
     ("params/smoke.yaml", "{stage: {}}", "unknown key 'stage'. Did you mean 'stages'"),
     ("params/smoke.yaml", "{", "can't be read as YAML"),
+    ("params/smoke.yaml", "{common: {}, common: {seed: 1}}", "the key 'common' stands here twice"),
     ("params/smoke.yaml", "{common: 5}", "params/smoke.yaml, common: expected a mapping"),
     ("params/smoke.yaml", "{stages: {first: 3}}", "stage first: expected a mapping"),
     ("params/smoke.yaml", "{leave_out: first}", "`leave_out` must be a list of stages, found 'first'"),
