@@ -36,8 +36,22 @@ def game(filters: int = 4, **options) -> Decomposition:
     return Decomposition(networks.decomposer(SIZE, filters, 2), networks.critic(SIZE, filters), **options)
 
 
+def linear_critic(weight: np.ndarray) -> keras.Model:
+    image = keras.Input((SIZE, SIZE, 1))
+    model = keras.Model(image, layers.Dense(1)(layers.Flatten()(image)))
+    model.set_weights([weight.reshape(-1, 1), np.ones(1, np.float32)])
+    return model
+
+
+def tiny(**options) -> Decomposition:
+    """A game of few layers, for what is asked of the training and not of the networks: it is compiled in no time."""
+    training.set_seed(0)
+    weight = np.random.default_rng(4).normal(0, 1 / SIZE, SIZE * SIZE).astype(np.float32)
+    return Decomposition(networks.decomposer(SIZE, 2, 1), linear_critic(weight), **options)
+
+
 def train(folder, one=None, steps=8, **options):
-    one = one or game()
+    one = one or tiny()
     normal, lesioned = slices(12, False)[0], slices(10, True)[0]
     options = {"made_from": "noise", "report_every": 2, "save_every": 4, **options}
     return one, trainer.train(one, normal, lesioned, steps=steps, folder=folder, name="net", **options)
@@ -55,13 +69,6 @@ def fill(*nets) -> None:
 
 
 # ---- losses -------------------------------------------------------------------------------------------------------------
-
-
-def linear_critic(weight: np.ndarray) -> keras.Model:
-    image = keras.Input((SIZE, SIZE, 1))
-    model = keras.Model(image, layers.Dense(1)(layers.Flatten()(image)))
-    model.set_weights([weight.reshape(-1, 1), np.ones(1, np.float32)])
-    return model
 
 
 @pytest.mark.parametrize("length", [0.25, 1.0, 3.0])
@@ -168,7 +175,7 @@ def test_sizes_that_do_not_fit_are_refused(make):
 
 
 def test_each_player_learns_its_own_weights_alone():
-    one = game()
+    one = tiny()
     before = weights(one.generator), weights(one.critic)
     batch = {"normal": slices(4, False)[0][..., None], "lesioned": slices(4, True)[0][..., None],
              "share": np.full((8, 1, 1, 1), 0.5, np.float32)}
@@ -223,24 +230,35 @@ def test_interrupted_and_taken_up_is_the_same_as_never_interrupted(tmp_path, mon
     assert not (tmp_path / "cut" / "net.progress.npz").exists()
 
 
-def test_what_is_finished_is_loaded_and_what_has_changed_begins_anew(tmp_path, capsys):
+def test_what_is_finished_is_loaded_and_what_has_changed_begins_anew(tmp_path, capsys, monkeypatch):
+    """What is learned is not asked here: a step adds 1 to all weights."""
+    begun = []
+
+    def advance(match, steps):
+        begun.append(match.step)
+        match.game.generator.set_weights([weight + 1 for weight in match.game.generator.get_weights()])
+        match.step += steps
+        return {"steps": match.step, "seconds": 0.0, "learning_rate": 0.0}
+
+    monkeypatch.setattr(trainer._Match, "advance", advance)
     first, history = train(tmp_path, steps=2)
     capsys.readouterr()
     second, again = train(tmp_path, steps=2)
-    assert "trained before" in capsys.readouterr().out and again == history
+    assert "trained before" in capsys.readouterr().out and again == history and begun == [0]
     assert all(np.array_equal(a, b) for a, b in zip(weights(first.generator), weights(second.generator), strict=True))
-    changed = {"others": {"made_from": "others"}, "seed": {"seed": 1}, "weight": {"one": game(fidelity=1.0)},
+    assert not any(np.array_equal(a, b) for a, b in zip(weights(first.generator), weights(tiny().generator), strict=True))
+    changed = {"others": {"made_from": "others"}, "seed": {"seed": 1}, "weight": {"one": tiny(fidelity=1.0)},
                "turns": {"settings": trainer.Settings(critic_steps=2)}}
     keys = {json.loads((tmp_path / "net.json").read_text())["key"]}
     for options in changed.values():
         train(tmp_path, **options, steps=2)
         assert "trained before" not in capsys.readouterr().out
         keys.add(json.loads((tmp_path / "net.json").read_text())["key"])
-    assert len(keys) == 1 + len(changed)
+    assert len(keys) == 1 + len(changed) == len(begun)
 
 
 def test_a_loss_that_is_not_finite_ends_training_and_the_last_good_state_stays(tmp_path):
-    one = game()
+    one = tiny()
     progress = tmp_path / "net.progress.npz"
 
     normal, lesioned = list(slices(8, False)[0]), list(slices(8, True)[0])
@@ -272,7 +290,7 @@ def test_a_damaged_state_is_passed_over(tmp_path):
 def test_one_class_alone_is_refused(tmp_path, normal, lesioned, message):
     images = slices(normal, False)[0], slices(lesioned, True)[0]
     with pytest.raises(InputError, match=message):
-        trainer.train(game(), *images, steps=2, folder=tmp_path, name="n", made_from=0)
+        trainer.train(tiny(), *images, steps=2, folder=tmp_path, name="n", made_from=0)
 
 
 def test_images_of_two_sizes_are_refused():
@@ -294,7 +312,7 @@ def test_the_schedule_of_va_gan():
 
 def test_memory_does_not_grow(tmp_path):
     """Objects that outlive their step would show: over 60 steps there are no more of them than over the 20 before."""
-    one = game()
+    one = tiny()
     normal, lesioned = slices(12, False)[0], slices(10, True)[0]
     match = trainer._Match(one, normal, lesioned, trainer.Settings(), 0)
     match.advance(20)
@@ -308,8 +326,8 @@ def test_memory_does_not_grow(tmp_path):
 @pytest.mark.parametrize("without", ["normal_fidelity", "lesion_decoder", "critic"])
 def test_ablations(tmp_path, without):
     training.set_seed(0)
-    generator = networks.decomposer(SIZE, 4, 2, two_parts=without != "lesion_decoder")
-    critic = None if without == "critic" else networks.critic(SIZE, 4)
+    generator = networks.decomposer(SIZE, 2, 1, two_parts=without != "lesion_decoder")
+    critic = None if without == "critic" else tiny().critic
     one = Decomposition(generator, critic, fidelity=0.0 if without == "normal_fidelity" else 100.0)
     _, history = train(tmp_path, one, steps=4)
     assert ("normal_fidelity" in history[-1]) == (without != "normal_fidelity")
