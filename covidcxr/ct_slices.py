@@ -103,6 +103,7 @@ def of_volumes(
     stored_window: tuple[float, float] = WINDOW,
     find_lungs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
     step: int = 1,
+    smallest_share: float = SMALLEST_SHARE,
 ) -> Iterator[Slice]:
     """The slices of volumes that show a lung or an infection; one volume is in memory at a time.
 
@@ -117,6 +118,7 @@ def of_volumes(
         find_lungs: where a volume has no mask of the lungs: from a slice, float32 (Y, X) in [0, 1], to its left and its right
             lung, bool. None refuses such volumes.
         step: every how many slices one is taken.
+        smallest_share: see `make`.
 
     Raises:
         InputError: a volume is neither in HU nor grey values, has no mask of the infection, or of the lungs without `find_lungs`;
@@ -138,16 +140,19 @@ def of_volumes(
             if len(masks) < len(KINDS) and find_lungs is not None:
                 masks["left_lung"], masks["right_lung"] = find_lungs(image)
             if any(mask.any() for mask in masks.values()):
-                yield make(case, row["patient"], index, image, masks, longer_side)
+                yield make(case, row["patient"], index, image, masks, longer_side, smallest_share)
 
 
-def of_pictures(dataset: Dataset, cases: Iterable[str], longer_side: int) -> Iterator[Slice]:
+def of_pictures(
+    dataset: Dataset, cases: Iterable[str], longer_side: int, smallest_share: float = SMALLEST_SHARE
+) -> Iterator[Slice]:
     """The slices of a set of pictures with masks of both lungs together and of the infection.
 
     Args:
         dataset: of `datasets.open`, such as covid19ct20_slices256, whose patients are volumes told by content.
         cases: names of its pictures, which must lie as radiology shows them: the sides of the lungs are told by where they are.
         longer_side: pixels.
+        smallest_share: see `make`.
     """
     from covidcxr.lungs import separate
 
@@ -156,10 +161,13 @@ def of_pictures(dataset: Dataset, cases: Iterable[str], longer_side: int) -> Ite
         right, left = separate(dataset.mask(case, "lung"))
         masks = {"left_lung": left, "right_lung": right, "lesion": dataset.mask(case, "lesion")}
         index = int(case) if case.isdigit() else number
-        yield make(row["patient"], row["patient"], index, dataset.image(case), masks, longer_side)
+        yield make(row["patient"], row["patient"], index, dataset.image(case), masks, longer_side, smallest_share)
 
 
-def make(case: str, patient: str, index: int, image: np.ndarray, masks: Mapping[str, np.ndarray], longer_side: int) -> Slice:
+def make(
+    case: str, patient: str, index: int, image: np.ndarray, masks: Mapping[str, np.ndarray], longer_side: int,
+    smallest_share: float = SMALLEST_SHARE,
+) -> Slice:  # fmt: skip
     """A slice with its objects.
 
     Args:
@@ -167,6 +175,7 @@ def make(case: str, patient: str, index: int, image: np.ndarray, masks: Mapping[
         image: float32 (H, W) in [0, 1].
         masks: bool (H, W), by kind: `KINDS`, each of them.
         longer_side: pixels.
+        smallest_share: of the slice; smaller regions of infection are no objects. Of small slices only larger ones can be told.
     """
     picture = fit(image, longer_side)
     found, labels = [], []
@@ -174,7 +183,7 @@ def make(case: str, patient: str, index: int, image: np.ndarray, masks: Mapping[
         if masks[kind].shape != image.shape:
             raise InputError(f"{case}/{index}: the mask {kind} is {masks[kind].shape}, the slice {image.shape}.")
         mask = fit(masks[kind], longer_side)
-        for part in _infections(mask) if kind == "lesion" else [mask][: int(mask.any())]:
+        for part in _infections(mask, smallest_share) if kind == "lesion" else [mask][: int(mask.any())]:
             found.append(np.packbits(part.reshape(-1)))
             labels.append(label)
     packed = np.stack(found) if found else np.zeros((0, -(-picture.size // 8)), np.uint8)
@@ -182,8 +191,8 @@ def make(case: str, patient: str, index: int, image: np.ndarray, masks: Mapping[
     return Slice(f"{case}/{index:04}", patient, case, index, grey, packed, np.array(labels, np.int32), image.shape)
 
 
-def _infections(mask: np.ndarray) -> Iterator[np.ndarray]:
-    for region in regions(mask, max(1, int(np.ceil(SMALLEST_SHARE * mask.size)))):
+def _infections(mask: np.ndarray, smallest_share: float) -> Iterator[np.ndarray]:
+    for region in regions(mask, max(1, int(np.ceil(smallest_share * mask.size)))):
         x0, y0, x1, y1 = region.box.astype(int)
         whole = np.zeros(mask.shape, bool)
         whole[y0:y1, x0:x1] = region.mask
