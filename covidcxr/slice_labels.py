@@ -35,6 +35,11 @@ SMALLEST_LUNG = 0.02
 """Smallest lung, as a share of the slice, that a slice must show: above the apices and below the domes hardly any is left."""
 
 
+CUT = 0.6
+"""Share of black pixels from which a picture is taken to be cut to the lungs already, where its set does not say. Lungs fill less
+than the rest; of a whole slice the corners outside of the scanner's field are black, a fifth, and at most the air as well."""
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledSlices:
     """Slices and what is known of each as a whole. There is no mask of lesions in it.
@@ -346,7 +351,7 @@ def of_cases(
 def _lungs(dataset: Dataset, row: dict, image: np.ndarray, find_lungs) -> np.ndarray:
     if row["lung"] is not None:
         return dataset.mask(row["case"], "lung")
-    if row.get("lungs_only"):
+    if row.get("lungs_only", (image == 0).mean() >= CUT):
         return image > 0
     if find_lungs is None:
         raise InputError(f"{dataset.name}: {row['case']} has no mask of the lungs, and nothing that finds them was given.")

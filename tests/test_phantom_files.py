@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covidcxr import phantom
+from covidcxr import datasets, phantom
 from covidcxr.errors import CovidcxrError, ParameterError
 from covidcxr.phantom import write_ct
 from covidcxr.phantom.grid import Grid
@@ -74,6 +75,17 @@ def test_some_patients_are_in_the_rural_cohort_alone(tiny):
     assert (about["ICU Admit"], about["MORTALITY"], about["AGE"]) == (alone["icu"], alone["death"], alone["age"])
     first = {row["patientid"] for row in rows(tiny / "general_blockchain_cxr" / "metadata.csv")}
     assert len(first) == 2 and alone["patient"] not in first
+
+
+def test_slices_of_cc_ccii_leave_the_other_sets_as_they_are(tiny, tmp_path):
+    """Its people are of its own: nothing else of a cohort changes with it, whatever the number of workers."""
+    spec = CohortSpec.from_dict({**TINY.as_dict(), "slices": {"patients": (1, 0, 1), "segmented": 1, "spacing_mm": (9.0, 30.0)}})
+    assert CohortSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+    made = digests(phantom.write_cohort(tmp_path / "with", spec, workers=2))
+    assert {name: made[name] for name in digests(tiny)} == digests(tiny)
+    added = {name for name in made if name.startswith("cc_ccii/")}
+    assert set(made) == added | set(digests(tiny)) and {"cc_ccii/README.md", "cc_ccii/lesions_slices.csv"} < added
+    assert datasets.open("cc_ccii", tmp_path / "with").verify().ok
 
 
 def test_another_seed_makes_another_cohort(tiny, tmp_path):

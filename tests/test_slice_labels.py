@@ -171,6 +171,19 @@ def test_sets_are_put_together_slice_by_slice(ct, phantom_smoke):
             slice_labels.together(parts)
 
 
+def test_pictures_that_are_cut_to_the_lungs_are_taken_as_they_are(tmp_path):
+    """The third of these patients is; nothing in the set says so."""
+    write_set(tmp_path / "cc_ccii", seed=3, patients=(1, 1, 1), segmented=0, spacing_mm=(6.0, 24.0), tips=20)
+    dataset = datasets.open("cc_ccii", tmp_path)
+    table = dataset.cases()
+    normal = table.case[table.label == "Normal"]
+    slices, truth = slice_labels.of_cases(dataset, normal, SIZE)
+    assert len(slices) and np.array_equal(truth.lungs, slices.images.bytes > 0)
+    ill = table.case[(table.label == "NCP") & table.has_lesion.notna()]
+    with pytest.raises(InputError, match="no mask of the lungs"):
+        slice_labels.of_cases(dataset, ill, SIZE)
+
+
 def test_known_cases_are_those_with_a_label_or_a_mask(tmp_path, ct):
     table = slice_labels.known(ct)
     assert len(table) == len(ct.cases()) and table[["lungs_known", "drawn", "scorable"]].all(axis=None)

@@ -16,6 +16,16 @@ class VolumeSpec:
 
 
 @dataclass(frozen=True)
+class SliceSpec:
+    """CC-CCII's stand-in, `write_cc_ccii`. patients: with COVID-19, with other pneumonia, with neither; segmented: further ones
+    with COVID-19, whose slices have masks; spacing_mm: (in plane, slice to slice)."""
+
+    patients: tuple[int, int, int]
+    segmented: int
+    spacing_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class CohortSpec:
     """A phantom cohort.
 
@@ -27,6 +37,7 @@ class CohortSpec:
         tips: ends of each vessel tree; more is finer.
         others: (patients, images) of further radiographs without COVID-19, two of three with pneumonia, in the V7 set alone.
         rural: (patients, images) of further radiographs with COVID-19 in the rural cohort alone.
+        slices: CC-CCII's slices, of people who are in no other set; None: the cohort has none.
     """
 
     name: str
@@ -40,6 +51,7 @@ class CohortSpec:
     volumes: dict[str, VolumeSpec]
     others: tuple[int, int] = (0, 0)
     rural: tuple[int, int] = (0, 0)
+    slices: SliceSpec | None = None
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -57,13 +69,16 @@ class CohortSpec:
             if entry.get("second_scan_mm") is not None:
                 entry["second_scan_mm"] = tuple(entry["second_scan_mm"])
             volumes[name] = VolumeSpec(**entry)
+        if values.get("slices") is not None:
+            entry = values["slices"]
+            values["slices"] = SliceSpec(tuple(entry["patients"]), entry["segmented"], tuple(entry["spacing_mm"]))
         return cls(**{**values, "volumes": volumes})
 
 
 SIZES = {
     "smoke": CohortSpec(
         name="smoke", seed=20, covid=(3, 5), pneumonia=(2, 2), normal=(1, 1), rows=(160, 224), beam_grid_mm=(2.4, 8.0), tips=50,
-        others=(3, 4),
+        others=(3, 4), slices=SliceSpec((2, 1, 2), 2, (5.8, 10.0)),
         volumes={
             "covid19_ct_seg": VolumeSpec(3, (5.8, 6.0), windowed=1),
             "mosmeddata": VolumeSpec(1, (6.0, 8.0)),
@@ -73,7 +88,7 @@ SIZES = {
     ),
     "demo": CohortSpec(
         name="demo", seed=20, covid=(26, 39), pneumonia=(13, 15), normal=(6, 6), rows=(384, 640), beam_grid_mm=(1.25, 6.0),
-        tips=170, others=(36, 40), rural=(20, 20),
+        tips=170, others=(36, 40), rural=(20, 20), slices=SliceSpec((10, 4, 12), 8, (2.6, 6.0)),
         volumes={
             "covid19_ct_seg": VolumeSpec(8, (1.7, 5.0), windowed=3),
             "mosmeddata": VolumeSpec(4, (1.8, 8.0)),

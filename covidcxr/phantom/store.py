@@ -20,10 +20,12 @@ One folder per data set, in the layout of the public set whose name it bears. co
 opacity_share is the opaque share of the lung volume in the patient's own CT (the largest of the patient's images), icu and
 death (0/1) are drawn from logistic models of that share and of age, files are separated by ";". images.csv holds one row per
 image or volume. Every radiograph of general_blockchain_cxr is again in rural_covid_cxr or in cohen_cxr, and again in v7_cxr;
-v7_cxr also has patients without COVID-19 of its own, and rural_covid_cxr may have patients with it. Patients without disease
+v7_cxr also has patients without COVID-19 of its own, and rural_covid_cxr may have patients with it. The people of cc_ccii are in
+no other set, and in neither table. Patients without disease
 stand in rural_covid_cxr for those who tested positive and had clear lungs. Numbers obtained on these data say that the code
 works; they are never a match with a paper.
 """
+SLICE_SET = "cc_ccii"
 COHORT = ("patient", "sex", "age", "group", "opacity_share", "icu", "death", "modality", "files")
 IMAGES = ("file", "dataset", "patient", "group", "modality", "view", "day", "opacity_share", "ground_glass_share",
           "consolidation_share", "letters", "side_marker")
@@ -108,7 +110,7 @@ def write_cohort(folder: Path, spec: CohortSpec, workers: int | None = None) -> 
 
 def work(folder: Path, shard: int, shards: int) -> None:
     """Generate every `shards`-th patient, starting with `shard`, of the plan in `folder`; called in a worker process."""
-    from covidcxr.phantom import write_ct, write_cxr
+    from covidcxr.phantom import write_cc_ccii, write_ct, write_cxr
     from covidcxr.phantom.cohort import draw_patients, has_radiographs
 
     spec = CohortSpec.from_dict(json.loads((folder / ".plan.json").read_text()))
@@ -124,6 +126,9 @@ def work(folder: Path, shard: int, shards: int) -> None:
         if count % 8 == 0 or count == len(mine):
             done = f"process {shard + 1} of {shards}: {count} of {len(mine)} patients"
             print(f"phantom {spec.name}: {done}", file=sys.stderr, flush=True)
+    if spec.slices is not None and shard == shards - 1:  # patients are dealt from the first process on: this one has the fewest
+        wanted = spec.slices
+        write_cc_ccii.write_set(folder / SLICE_SET, spec.seed, wanted.patients, wanted.segmented, wanted.spacing_mm, spec.tips)
 
 
 def _files(records: list[dict]) -> list[dict]:
@@ -160,7 +165,7 @@ def _assemble(folder: Path, spec: CohortSpec) -> None:
         write_v7.write_classes(folder)
     text = README.format(name=spec.name, seed=spec.seed)
     write_atomically(folder / "README.txt", text)
-    for dataset in sorted({image["dataset"] for image in images}):
+    for dataset in sorted({image["dataset"] for image in images} | ({SLICE_SET} if spec.slices is not None else set())):
         write_atomically(folder / dataset / "README.md", f"# Synthetic stand-in for {dataset}\n{text}")
     shutil.rmtree(folder / ".records")
     (folder / ".plan.json").unlink()
