@@ -324,3 +324,42 @@ def test_names_of_older_files_are_known():
         old, new = (f"backbone.{n}" if n.startswith("fpn") else n for n in (old, new))
         assert our_name(f"{old}.bias", "torchvision") == our_name(f"{new}.bias", "torchvision") is not None
     assert our_name("backbone.body.fc.weight", "torchvision") is None
+
+
+ROWS = [("r50", "c4"), ("r50", "dc5"), ("r50", "fpn"), ("r101", "c4"), ("r101", "dc5"), ("r101", "fpn"), ("x101", "fpn")]
+
+
+def row(backbone, neck, depth):
+    """A network of gaikwad2020's Table 3 for pictures of 64 x 64, with few proposals; `depth` 0 is its own."""
+    preset = gaikwad2020(backbone, neck)
+    design = preset.backbone if not depth else ResNet(depth, norm="batch", dilated_res5=neck == "dc5")
+    return replace(
+        preset, foreground_classes=1, backbone=design, anchors=SMALL.anchors if neck == "fpn" else Anchors(((8, 16, 32, 64, 128),)),
+        proposals=Proposals(32, 16), proposal_training=ProposalTraining(samples=32), region_training=RegionTraining(samples=8),
+        regions=preset.regions if neck == "c4" else SMALL.regions, detections=SMALL.detections,
+        largest_instances=1,
+    )  # fmt: skip
+
+
+def steps(settings):
+    """Steps once on two ellipses, and looks at another: the losses, and what is found."""
+    keras.utils.set_random_seed(0)
+    model = MaskRCNN(settings)
+    model.compile(optimizer=keras.optimizers.SGD(1e-4), jit_compile=JIT, run_eagerly=not JIT)  # a graph pays after many steps
+    logs = model.fit(batch(*ellipses(2), settings), batch_size=2, verbose=0).history
+    return logs, model.predict_on_batch(np.stack(ellipses(1, seed=1)[0])[..., None])
+
+
+@pytest.mark.large
+@pytest.mark.parametrize(("backbone", "neck"), ROWS)
+def test_every_row_of_table_3_is_built_and_steps(backbone, neck):
+    logs, found = steps(row(backbone, neck, 0))
+    assert set(logs) == {"loss", *LOSSES} and np.isfinite(list(logs.values())).all()
+    assert found["masks"].shape[0] == 1 and np.isfinite(found["boxes"]).all()
+
+
+@pytest.mark.parametrize("neck", ["c4", "dc5"])
+def test_every_neck_takes_basic_blocks(neck):
+    """Neither torchvision nor detectron2 has them there; small machines do."""
+    logs, found = steps(row("r50", neck, 18))
+    assert np.isfinite(list(logs.values())).all() and np.isfinite(found["boxes"]).all()

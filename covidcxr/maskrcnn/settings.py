@@ -138,8 +138,11 @@ class Settings:
             )
         if self.backbone.dilated_res5 != (self.neck == "dc5"):
             raise ParameterError('backbone.dilated_res5 must be True with the neck "dc5" and False with the others.')
-        if self.neck != "fpn" and not self.backbone.bottleneck:
-            raise ParameterError(f"The neck {self.neck!r} needs a backbone of bottlenecks: depth 50, 101 or 152.")
+        if self.neck == "c4" and self.regions.box_size != self.regions.mask_size:
+            raise ParameterError(
+                f'With the neck "c4" boxes and masks share res5, so regions.box_size and mask_size must be equal; they are '
+                f"{self.regions.box_size} and {self.regions.mask_size}."
+            )
         if self.foreground_classes < 1:
             raise ParameterError(f"foreground_classes must be at least 1; it is {self.foreground_classes}.")
 
