@@ -7,7 +7,6 @@ from covidcxr.errors import InputError, ParameterError
 from covidcxr.maskrcnn.batches import batch, boxes_of_masks, check_batch
 from covidcxr.maskrcnn.presets import gaikwad2020, ramesh2021
 from covidcxr.maskrcnn.settings import Anchors, Settings
-from covidcxr.models.resnet import ResNet
 
 SETTINGS = Settings(foreground_classes=2, largest_instances=3)
 

@@ -333,8 +333,9 @@ def row(backbone, neck, depth):
     """A network of gaikwad2020's Table 3 for pictures of 64 x 64, with few proposals; `depth` 0 is its own."""
     preset = gaikwad2020(backbone, neck)
     design = preset.backbone if not depth else ResNet(depth, norm="batch", dilated_res5=neck == "dc5")
+    anchors = SMALL.anchors if neck == "fpn" else Anchors(((8, 16, 32, 64, 128),))
     return replace(
-        preset, foreground_classes=1, backbone=design, anchors=SMALL.anchors if neck == "fpn" else Anchors(((8, 16, 32, 64, 128),)),
+        preset, foreground_classes=1, backbone=design, anchors=anchors,
         proposals=Proposals(32, 16), proposal_training=ProposalTraining(samples=32), region_training=RegionTraining(samples=8),
         regions=preset.regions if neck == "c4" else SMALL.regions, detections=SMALL.detections,
         largest_instances=1,
