@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from contest import peak
 
 FLOOR = "read with nibabel (floor)"
 
@@ -84,20 +85,12 @@ def run_one(name: str, path: str) -> None:
     """In a process of its own: time and memory of one contestant, as JSON on standard output."""
     steps = CONTESTANTS[name](path)
     next(steps)
-    before = peak_kib()
+    before = peak()
     start = time.perf_counter()
     for _ in steps:
         pass
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "kib": peak_kib() - before}))
-
-
-def peak_kib() -> int:
-    """Largest resident size of this process so far. Not ru_maxrss: that one starts at the size of the parent."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1])
-    raise SystemExit("This benchmark reads memory from /proc, which only Linux has.")
+    print(json.dumps({"seconds": seconds, "gib": peak() - before}))
 
 
 def measure(name: str, path: Path, folder: Path) -> tuple[float, float]:
@@ -106,7 +99,7 @@ def measure(name: str, path: Path, folder: Path) -> tuple[float, float]:
         return measure_plastimatch(path, folder)
     done = subprocess.run([sys.executable, __file__, "--one", name, "--volume", path], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    return found["seconds"], found["kib"] * 1024
+    return found["seconds"], found["gib"] * 2**30
 
 
 def measure_plastimatch(path: Path, folder: Path) -> tuple[float, float]:
