@@ -182,7 +182,9 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
                 parameters, kernel_name="python3", progress_bar=False, cwd=str(partial),
                 # Sockets in the file system: no ports that others on the machine could reach or take.
                 config=Config({"KernelManager": {"transport": "ipc"}}),
-                extra_arguments=["--log-level=CRITICAL"],  # a stopped kernel's own tracebacks say nothing about the study
+                # A stopped kernel's own tracebacks say nothing about the study; nor does what TensorFlow's C++ prints, which
+                # belongs into the log, not between the notebook's lines.
+                extra_arguments=["--log-level=CRITICAL", "--IPKernelApp.capture_fd_output=False"],
             )
     except PapermillExecutionError as error:
         if error.ename == DataMissing.__name__:

@@ -1,4 +1,5 @@
-"""Lungs on radiographs: the network that the stage `lung_segmentation` has trained, and what is done to its masks.
+"""Lungs on radiographs: the network that the stage `lung_segmentation` has trained, and what is done to its masks. Also on slices
+of CT, by one that a stage teaches itself (`learn_on_slices`).
 
     lungs = LungModel.of_stage(stage.upstream("lung_segmentation"))
     for image, mask in zip(images, lungs.stream(images)):        # images of any sizes, a few in memory at a time
@@ -9,8 +10,9 @@ Masks are V7's idea of lungs: with the part behind the heart, down to the diaphr
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +26,8 @@ from covidcxr.projection import resize
 
 if TYPE_CHECKING:
     import keras
+
+    from covidcxr.squares import Greys
 
 CARD = "lung_model.json"  # in a stage's folder: which network, at which size, with which threshold
 SMALLEST_SHARE = 0.1
@@ -157,6 +161,46 @@ class LungModel:
             )
         square = resize(image, (self.size, self.size))
         return np.repeat(square[..., None], self._channels, axis=-1)
+
+
+def learn_on_slices(
+    pictures: Greys, drawn: Sequence[np.ndarray], folder: Path, *, seed: int, epochs: int, base_filters: int = 8, depth: int = 3,
+    batch_size: int = 8,
+) -> LungModel:  # fmt: skip
+    """Teach a small U-Net of zhang2020's kind lungs on slices of CT, for slices on which nobody drew them.
+
+    Data sets differ in their windows, so it is taught in many: grey values are stretched and shifted at random.
+
+    Args:
+        pictures: N slices (S, S).
+        drawn: their lungs, N of bool (S, S).
+        folder: of the stage; the weights are kept in its checkpoints, and loaded when nothing has changed.
+        seed: of the start and of the draws.
+        epochs, base_filters, depth, batch_size: of the training and of the network, see `models.lung_unet`.
+    """
+    import keras
+
+    from covidcxr import feeding, training
+    from covidcxr.models.lung_unet import lung_unet
+
+    training.set_seed(seed)
+    size = pictures.bytes.shape[1]
+    network = lung_unet(size, 3, base_filters, depth, dropout=0.0, batch_norm=True, momentum=0.9, last_filters=0)
+    rate = training.cosine_rate(0.004, epochs * -(-len(pictures) // batch_size))
+    network.compile(keras.optimizers.Adam(rate), "binary_crossentropy", jit_compile=training.jit_compile())
+    content = hashlib.sha256(pictures.bytes.tobytes() + np.packbits(np.stack(drawn)).tobytes()).hexdigest()
+    training.fit_or_load(
+        network,
+        lambda done: feeding.Pictures(pictures, drawn, batch_size, augment=_in_another_window, seed=seed, first_epoch=done),
+        epochs=epochs, folder=folder / "checkpoints", name="lungs", made_from=content,
+    )  # fmt: skip
+    return LungModel(network, size, 0.5)
+
+
+def _in_another_window(picture: np.ndarray, mask: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    draws = np.random.default_rng(number)
+    stretched = (picture - 0.5) * draws.uniform(0.7, 1.4) + 0.5 + draws.uniform(-0.15, 0.15)
+    return stretched.clip(0, 1).astype(np.float32), mask
 
 
 def clean(mask: np.ndarray, parts: int = 2, smallest_share: float = SMALLEST_SHARE) -> np.ndarray:

@@ -280,3 +280,23 @@ def test_an_image_without_mask_and_an_unknown_case_are_named(folder_set):
         squares.read(folder_set, ["a"], 0)
 
 
+
+
+def test_lungs_are_learned_on_slices_and_found_in_another_window(tmp_path):
+    """Dark ellipses on a bright ground; the weights are kept, and a second call loads them."""
+    from covidcxr.lungs import learn_on_slices
+    from covidcxr.squares import Greys
+
+    rng = np.random.default_rng(0)
+    masks = np.stack([ellipse((32, 32), 16, 9, 8 + k % 3, 5) | ellipse((32, 32), 16, 23, 8 + k % 4, 5) for k in range(12)])
+    noisy = np.where(masks, 0.25, 0.75) + rng.normal(0, 0.03, masks.shape)
+    pictures = Greys(np.uint8(255 * noisy))
+    options = {"seed": 0, "epochs": 12, "base_filters": 4, "depth": 2, "batch_size": 4}
+    model = learn_on_slices(pictures, masks, tmp_path, **options)
+    new = ellipse((32, 32), 15, 10, 9, 4) | ellipse((32, 32), 15, 22, 9, 4)
+    (found,) = model.masks([np.where(new, 0.35, 0.7).astype(np.float32)])
+    assert 2 * (found & new).sum() / (found.sum() + new.sum()) > 0.9
+    kept = (tmp_path / "checkpoints" / "lungs.weights.h5").stat().st_mtime_ns
+    again = learn_on_slices(pictures, masks, tmp_path, **options)
+    assert (tmp_path / "checkpoints" / "lungs.weights.h5").stat().st_mtime_ns == kept
+    np.testing.assert_array_equal(again.masks([pictures[0]]), model.masks([pictures[0]]))

@@ -20,6 +20,7 @@ STAGES = [name for name in STUDY["stages"] if name not in LEFT_OUT]
 
 def command(outputs: Path, *words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "COVIDCXR_OUTPUTS": str(outputs)}
+    environment.pop("PYTEST_CURRENT_TEST", None)  # with it kernels leave out of notebooks what users would see there
     return subprocess.run([sys.executable, "-m", "covidcxr", *words], env=environment, capture_output=True, text=True)
 
 
