@@ -14,13 +14,13 @@ import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.instances import fit
-from covidcxr.labels import regions, run_lengths
+from covidcxr.labels import polygons, regions, run_lengths
 from covidcxr.paths import write_atomically
 
 if TYPE_CHECKING:
@@ -209,6 +209,54 @@ def table(slices: Iterable[Slice]) -> pandas.DataFrame:
         for one in slices
     ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+# ---- the record of an image ---------------------------------------------------------------------------------------------
+
+BOX_MODES = {"XYXY_ABS": 0, "XYWH_ABS": 1}  # detectron2's numbers
+
+
+def records(
+    slices: Sequence[Slice], folder: Path, box_mode: Literal["XYXY_ABS", "XYWH_ABS"] = "XYXY_ABS",
+    outlines: Literal["polygons", "run_lengths"] = "polygons",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Slices as detectron2 reads its own: a record per image with the fields of gaikwad2020's Table 1, and the images.
+
+    The images are written as `<case>/<index>.png` in grey, the records as `records.json`; `json.load` of it is what a function
+    registered in detectron2's DatasetCatalog returns (its documentation, "Use Custom Datasets"). There classes count from 0.
+
+    Args:
+        slices: with their objects.
+        folder: is made; file names in the records are relative to it.
+        box_mode: of `bbox`: corners, or the first corner with width and height.
+        outlines: "polygons", exact ones, whose holes hang on bridges (`labels.polygons`), or COCO's "run_lengths".
+    """
+    import json
+
+    import cv2
+
+    from covidcxr.maskrcnn.batches import boxes_of_masks
+
+    if box_mode not in BOX_MODES or outlines not in ("polygons", "run_lengths"):
+        raise ParameterError(f"Boxes are {' or '.join(BOX_MODES)}, outlines polygons or run_lengths; not {box_mode}, {outlines}.")
+    made: list[dict[str, Any]] = []
+    for image_id, one in enumerate(slices, 1):
+        height, width = one.grey.shape
+        annotations: list[dict[str, Any]] = []
+        for mask, label in zip(one.masks, one.labels, strict=True):
+            x1, y1, x2, y2 = (float(x) for x in boxes_of_masks(mask[None])[0])
+            drawn: Any = run_lengths(mask)
+            if outlines == "polygons":
+                drawn = [polygon.reshape(-1).tolist() for polygon in polygons(mask)]
+            annotations.append({
+                "bbox": [x1, y1, x2, y2] if box_mode == "XYXY_ABS" else [x1, y1, x2 - x1, y2 - y1],
+                "bbox_mode": BOX_MODES[box_mode], "category_id": int(label) - 1, "segmentation": drawn, "iscrowd": 0,
+            })  # fmt: skip
+        name = f"{one.name}.png"
+        write_atomically(folder / name, cv2.imencode(".png", one.grey)[1].tobytes())
+        made.append({"file_name": name, "height": height, "width": width, "image_id": image_id, "annotations": annotations})
+    write_atomically(folder / "records.json", json.dumps(made))
+    return made
 
 
 # ---- one object per class ----------------------------------------------------------------------------------------------

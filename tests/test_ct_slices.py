@@ -1,5 +1,6 @@
 """Slices of CT: seen from the feet, packed without loss, measured, and put back where they came from."""
 
+import json
 from dataclasses import replace
 
 import nibabel as nib
@@ -246,3 +247,41 @@ def test_the_phantoms_volumes(phantom_smoke):
         middle = made[len(made) // 2]
         assert np.nonzero(middle.of_class(2))[1].mean() < 32 < np.nonzero(middle.of_class(1))[1].mean()
         assert middle.image[middle.of_class(1) | middle.of_class(2)].mean() < middle.image.max() / 2
+
+
+@pytest.mark.parametrize("box_mode", ["XYXY_ABS", "XYWH_ABS"])
+@pytest.mark.parametrize("outlines", ["polygons", "run_lengths"])
+def test_records_are_those_of_table_1_and_hold_the_same_objects(tmp_path, box_mode, outlines):
+    import cv2
+    from pycocotools import mask as coco_mask
+
+    lung = np.zeros((30, 40), bool)
+    lung[5:25, 4:18], lung[10:14, 8:12] = True, False  # a vessel was left out
+    other = np.zeros_like(lung)
+    other[6:24, 22:36] = True
+    lesion = other & (np.indices(lung.shape).sum(axis=0) % 9 < 4)
+    image = np.linspace(0, 1, lung.size, dtype=np.float32).reshape(lung.shape)
+    one = ct_slices.make("case", "someone", 7, image, {"left_lung": other, "right_lung": lung, "lesion": lesion}, 40)
+    made = ct_slices.records([one], tmp_path, box_mode, outlines)
+    assert json.loads((tmp_path / "records.json").read_text()) == made
+    (record,) = made
+    fields = {"file_name", "height", "width", "image_id", "annotations"}
+    assert set(record) == fields and (record["height"], record["width"]) == lung.shape
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / record["file_name"]), cv2.IMREAD_UNCHANGED), one.grey)
+    for annotation, mask, label in zip(record["annotations"], one.masks, one.labels, strict=True):
+        assert set(annotation) == {"bbox", "bbox_mode", "category_id", "segmentation", "iscrowd"}
+        assert annotation["category_id"] == label - 1
+        drawn = annotation["segmentation"]
+        codes = coco_mask.frPyObjects(drawn, *lung.shape) if outlines == "polygons" else [drawn]
+        np.testing.assert_array_equal(coco_mask.decode(coco_mask.merge(codes)).astype(bool), mask)
+        x, y, right, bottom = annotation["bbox"]
+        if box_mode == "XYWH_ABS":
+            right, bottom = x + right, y + bottom
+        rows, columns = np.nonzero(mask)
+        assert (x, y, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert annotation["bbox_mode"] == {"XYXY_ABS": 0, "XYWH_ABS": 1}[box_mode]
+
+
+def test_records_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(ParameterError, match="XYXY_ABS or XYWH_ABS"):
+        ct_slices.records([], tmp_path, "XYXY")
