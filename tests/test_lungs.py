@@ -8,7 +8,7 @@ from PIL import Image
 
 from covidcxr import datasets, squares
 from covidcxr.errors import CovidcxrError, InputError, ParameterError
-from covidcxr.lungs import CARD, LungModel, clean, separate
+from covidcxr.lungs import CARD, LungModel, _in_another_window, clean, learn_on_slices, separate
 
 
 def ellipse(shape, row, column, height, width, lean=0.0) -> np.ndarray:
@@ -284,13 +284,10 @@ def test_an_image_without_mask_and_an_unknown_case_are_named(folder_set):
 
 def test_lungs_are_learned_on_slices_and_found_in_another_window(tmp_path):
     """Dark ellipses on a bright ground; the weights are kept, and a second call loads them."""
-    from covidcxr.lungs import learn_on_slices
-    from covidcxr.squares import Greys
-
     rng = np.random.default_rng(0)
     masks = np.stack([ellipse((32, 32), 16, 9, 8 + k % 3, 5) | ellipse((32, 32), 16, 23, 8 + k % 4, 5) for k in range(12)])
     noisy = np.where(masks, 0.25, 0.75) + rng.normal(0, 0.03, masks.shape)
-    pictures = Greys(np.uint8(255 * noisy))
+    pictures = squares.Greys(np.uint8(255 * noisy))
     options = {"seed": 0, "epochs": 12, "base_filters": 4, "depth": 2, "batch_size": 4}
     model = learn_on_slices(pictures, masks, tmp_path, **options)
     new = ellipse((32, 32), 15, 10, 9, 4) | ellipse((32, 32), 15, 22, 9, 4)
@@ -300,3 +297,16 @@ def test_lungs_are_learned_on_slices_and_found_in_another_window(tmp_path):
     again = learn_on_slices(pictures, masks, tmp_path, **options)
     assert (tmp_path / "checkpoints" / "lungs.weights.h5").stat().st_mtime_ns == kept
     np.testing.assert_array_equal(again.masks([pictures[0]]), model.masks([pictures[0]]))
+
+
+def test_windows_are_changed_and_masks_are_not():
+    picture = np.random.default_rng(0).random((8, 8)).astype(np.float32)
+    masks = picture[None] > 0.5
+    made = [_in_another_window(picture, masks, number) for number in range(20)]
+    for image, kept in made:
+        assert kept is masks and image.dtype == np.float32 and image.shape == picture.shape
+        assert image.min() >= 0 and image.max() <= 1
+        order = np.argsort(picture, axis=None)
+        assert (np.diff(image.ravel()[order]) >= 0).all(), "a window keeps the order of grey values"
+    assert len({float(image.mean()) for image, _ in made}) == 20
+    np.testing.assert_array_equal(_in_another_window(picture, masks, 3)[0], made[3][0])

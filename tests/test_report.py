@@ -165,7 +165,7 @@ def test_a_claim_shows_paper_here_interval_n_seeds_and_trivial_predictors(page, 
     assert "differs" in page.row("ramesh2021.data.cxr_covid_positive", source)
     assert "no data No CT volumes." in page.row("ramesh2021.label_procedure", source)
     assert "The stage failed." in page.row("zhang2020.lung.iou.validation", source)
-    assert "The notebook is not written yet." in page.row("yang2021.pr_auc.cam", source)
+    assert "not run The stage has not been run." in page.row("yang2021.pr_auc.cam", source)
 
 
 def test_a_figure_stands_once_and_its_claim_links_to_it(page, source):
