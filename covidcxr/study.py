@@ -25,7 +25,10 @@ from covidcxr.parameters import Parameter, check_names, read_parameters
 from covidcxr.results import PARTIAL, read_record
 
 PROFILES = ("smoke", "demo", "pilot", "paper")
-STAGE_KEYS = {"notebook", "needs", "after", "params", "datasets", "optional_datasets", "threads", "gpu", "files", "claims"}
+STAGE_KEYS = {
+    "notebook", "needs", "needs_named_by", "after", "params", "datasets", "optional_datasets", "threads", "gpu", "files",
+    "claims",
+}  # fmt: skip
 PROFILE_KEYS = {"title", "description", "data", "common", "stages", "leave_out"}
 RUNNER_PARAMETERS = {"stage_dir"}  # set by the runner, no part of a stage's identity
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -303,7 +306,7 @@ def _check_entry(name: Any, entry: Any, where: str) -> None:
     check_names(_mapping(entry, where), sorted(STAGE_KEYS), "key", where)
     if not isinstance(entry.get("notebook"), str):
         raise ParameterError(f"{where}: `notebook` must name a file in notebooks/, without .ipynb.")
-    for key in ("needs", "datasets", "optional_datasets", "files", "claims"):
+    for key in ("needs", "needs_named_by", "datasets", "optional_datasets", "files", "claims"):
         if not isinstance(entry.get(key) or [], list):
             raise ParameterError(f"{where}: `{key}` must be a list, found {entry[key]!r}.")
     if entry.get("after") not in (None, "all") and not isinstance(entry["after"], list):
@@ -350,7 +353,7 @@ def _apply_overrides(
 
 def _stage(name: str, entry: dict[str, Any], parameters: dict[str, Any], all_names: list[str]) -> Stage:
     where = f"params/study.yaml, stage {name}"
-    needs = tuple(entry.get("needs") or ())
+    needs = tuple(dict.fromkeys([*(entry.get("needs") or ()), *_named(entry, parameters, all_names, where)]))
     after = entry.get("after") or ()
     after = tuple(other for other in all_names if other != name) if after == "all" else tuple(after)
     check_names(needs + after, all_names, "stage", where)
@@ -367,6 +370,15 @@ def _stage(name: str, entry: dict[str, Any], parameters: dict[str, Any], all_nam
         threads=entry.get("threads", 1),
         gpu=entry.get("gpu", False),
     )
+
+
+def _named(entry: dict[str, Any], parameters: dict[str, Any], all_names: list[str], where: str) -> list[str]:
+    """The stages that a stage's own parameters name; an empty one names none."""
+    keys = entry.get("needs_named_by") or []
+    check_names(keys, sorted(parameters), "parameter", where)
+    for key in keys:
+        check_names([parameters[key]] if parameters[key] else [], all_names, "stage", f"{where}, parameter {key}")
+    return [parameters[key] for key in keys if parameters[key]]
 
 
 def _left_out(settings: dict[str, Any], names: list[str], where: str) -> set[str]:

@@ -3,12 +3,14 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import auc, confusion_matrix
 
-from covidcxr import roc
+from covidcxr import diagnosis, roc, shortcuts
+from covidcxr.squares import Greys
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "06_diagnosis_cnn.ipynb"
 
@@ -82,3 +84,22 @@ def test_ties_of_two_networks_of_equal_skill(taught):
     random = np.random.default_rng(0)
     assert tie(32) == pytest.approx(np.mean(random.binomial(32, 0.5, 200_000) == 16), abs=0.004)
     assert tie(128) == pytest.approx(math.sqrt(2 / (math.pi * 128)), rel=0.01)  # Stirling
+
+
+@pytest.mark.parametrize("lungs_from", ["", "lung_segmentation"])
+def test_with_a_stage_for_lungs_nothing_else_is_seen(lungs_from):
+    cells = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"]]
+    (cell,) = [source for source in cells if "if lungs_from:" in source]
+    whole = np.random.default_rng(0).integers(100, 256, (3, 64, 64)).astype(np.uint8)
+    lungs = np.zeros(whole.shape, bool)
+    lungs[:, 20:50, 10:55] = True
+    finder = SimpleNamespace(masks=lambda images: [lungs[i] for i in range(len(images))])
+    names: dict = {
+        "np": np, "diagnosis": diagnosis, "shortcuts": shortcuts, "crop": "printed", "lungs_from": lungs_from,
+        "pictures": SimpleNamespace(images=Greys(whole)), "stage": SimpleNamespace(upstream=lambda name: name),
+        "LungModel": SimpleNamespace(of_stage={"lung_segmentation": finder}.__getitem__),
+    }  # fmt: skip
+    exec(cell.partition("shape = ")[0], names)
+    top, left, bottom, right = diagnosis.edges(64, "printed")
+    seen = np.where(lungs, whole, shortcuts.FILL) if lungs_from else whole
+    np.testing.assert_array_equal(names["images"].bytes, seen[:, top : 64 - bottom, left : 64 - right])

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import PARAMETERS, ROOT
 
 ALL_DONE = {"first": "done", "second": "done", "alone": "done"}
 
@@ -213,6 +213,23 @@ def test_a_profile_can_leave_stages_out(small_study):
     assert "left out" in report and "This profile leaves the stage out." in report
     small_study.write("params/smoke.yaml", "{leave_out: []}")
     assert states(small_study) == {"alone": "will run", "first": "done", "second": "will run"}
+
+
+def test_a_stage_that_a_parameter_names_is_needed_as_others_are(small_study):
+    cells = ["if source: stage.upstream(source)", "stage.number('number', number, what='a number', n=1)", "stage.finish()"]
+    small_study.notebook("second", cells, f"{PARAMETERS}    source: str = ''  # a finished stage")
+    small_study.write("params/study.yaml", """
+        stages:
+          second: {notebook: second, needs_named_by: [source]}
+          first: {notebook: first, claims: [paper.number]}
+    """)
+    run(small_study, "second")
+    assert states(small_study) == {"second": "done", "first": "will run"}
+    run(small_study, "second", "--set", "second.source=first")
+    assert set(small_study.record("second")["upstream"]) == {"first"}
+    for value, message in (("frist", "parameter source: unknown stage 'frist'. Did you mean 'first'"), ("second", "in a circle")):
+        refused = small_study.command("run", "smoke", "--set", f"second.source={value}")
+        assert refused.returncode == 2 and message in refused.stderr
 
 
 def test_a_notebook_without_parameters_cell_is_refused(small_study):
