@@ -276,6 +276,15 @@ def test_damaged_images_masks_and_annotations_are_named_and_the_rest_is_read(bui
     assert found == {"unreadable image", "unreadable mask", "unreadable annotation"}
 
 
+def test_a_misspelt_covid_19_is_no_covid_19_but_told(builder):
+    for number, tag in enumerate(("COVID-19", "Covid 19", "Covid 19", "Viral Pneumonia")):
+        builder.image(f"{number}.png")
+        builder.darwin(f"{number}.png", lungs(), [tag])
+    dataset = builder.open()
+    assert dataset.cases().covid.tolist() == [True, False, False, False]
+    assert dataset.unknown_tags() == {"Covid 19": 2}
+
+
 def test_unknown_tags_and_classes_and_masks_that_differ_are_told(builder):
     builder.image("one.png")
     builder.darwin("one.png", lungs() + shapes(("Clavicle", corners(*LEFT))), ["COVID-19", "Pacemaker"])
@@ -283,6 +292,7 @@ def test_unknown_tags_and_classes_and_masks_that_differ_are_told(builder):
     dataset = builder.open()
     assert dataset.row("one")["tags"] == ["COVID-19", "Pacemaker"] and dataset.row("one")["unknown_tags"] == ["Pacemaker"]
     assert problems(dataset, "unknown tag") == ["1 images have the tag 'Pacemaker', which no column understands"]
+    assert dataset.unknown_tags() == {"Pacemaker": 1}
     assert problems(dataset, "unknown class") == ["1 files have shapes called 'Clavicle', which are in no mask"]
     assert len(problems(dataset, "mask and polygons differ")) == 1
 

@@ -277,6 +277,11 @@ class V7CXR(Dataset):
         frame = pandas.DataFrame(rows)
         return frame.astype({"covid": "boolean", "lung": "boolean"})
 
+    def unknown_tags(self) -> Counter[str]:
+        """Tags that no column understands, with the number of their images. One of them may be a finding that is spelt otherwise:
+        where an image has tags and none says COVID-19, it counts as another image."""
+        return Counter(tag for tags in self.cases().unknown_tags if tags for tag in tags)
+
     # ---- masks -------------------------------------------------------------------------------------------------------
 
     def mask(self, case: str, kind: str) -> np.ndarray:
@@ -345,8 +350,7 @@ class V7CXR(Dataset):
     def _check_set(self, table, report) -> None:
         for name, text in self._unreadable.items():
             report.error("unreadable annotation", text, file=name)
-        unknown = Counter(tag for tags in table.unknown_tags if tags for tag in tags)
-        for tag, number in unknown.items():
+        for tag, number in self.unknown_tags().items():
             report.warning("unknown tag", f"{number} images have the tag {tag!r}, which no column understands")
         names = Counter(name for file in self._files for name in file.unknown)
         for name, number in names.items():
