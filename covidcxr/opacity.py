@@ -141,7 +141,8 @@ def of_dataset(
     """The pictures of a data set, a few at a time, in the order of `cases`.
 
     Args:
-        dataset: of `datasets.open`; with masks of the kinds lung and lesion. Images that it calls not `annotated` have neither.
+        dataset: of `datasets.open`; with masks of the kind lung, and lesion, without which no opacity is known. Images that it
+            calls not `annotated` have neither.
         cases: names of its cases.
         size: side of the squares, in pixels.
         crop: see `Crop`.
@@ -158,7 +159,7 @@ def of_dataset(
         lungs = dataset.mask(case, "lung") if drawn else None
         if finder is None and crop != "none" and (lungs is None or not lungs.any()):
             raise InputError(f"{dataset.name}: no lungs are drawn on {case}. Leave it out (`with_lungs`) or give a finder.")
-        return dataset.image(case), dataset.mask(case, "lesion") if drawn else None, lungs
+        return dataset.image(case), dataset.mask(case, "lesion") if drawn and "lesion" in dataset.kinds else None, lungs
 
     with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1)) as pool:
         for part in _chunks(cases, _BATCH if finder else _AT_ONCE):  # a finder that sees full batches wastes nothing

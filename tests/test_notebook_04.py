@@ -11,6 +11,9 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
+from covidcxr import datasets, lungs, training  # noqa: E402
+from covidcxr.models.lung_unet import lung_unet  # noqa: E402
+
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "04_unet_opacity.ipynb"
 
 
@@ -121,3 +124,29 @@ def test_general_blockchain_stands_in_and_is_said_to_where_the_cohort_is_not_at_
     table = pd.read_csv(folder / "opacity_percentages.csv")
     assert set(table.role) == {"train", "test"} and (table.lungs == "manual").all()
     assert table.predicted_percentage.between(0, 100).all() and table.manual_percentage.between(0, 100).all()
+
+
+def test_lungs_may_be_a_networks_and_cohens_x_rays_of_v7_are_measured(tmp_path, phantom_smoke):
+    for name in ("general_blockchain_cxr", "v7_cxr"):
+        shutil.copytree(phantom_smoke / name, tmp_path / "data" / name)
+    data, design = tmp_path / "data", {"base_filters": 2, "depth": 2, "dropout": 0.0}
+    training.set_seed(0)
+    finder = lungs.LungModel(lung_unet(32, **design), 32, 0.5)
+    upstream = tmp_path / "out" / "lung_segmentation"
+    upstream.mkdir(parents=True)
+    finder.network.save_weights(upstream / "lungs.weights.h5")
+    finder.save(upstream, upstream / "lungs.weights.h5", {"image_size": 32, **design})
+    (upstream / "run.json").write_text(json.dumps({"status": "done", "parameters": {"data": str(data)}}))
+    folder, written = execute(tmp_path, data, lungs_from="lung_segmentation")
+    assert {entry["name"] for entry in written["datasets"]} == {"general_blockchain_cxr", "v7_cxr"}
+    assert "lungs by a network" in {entry["id"]: entry for entry in written["claims"]}["tang2020.iou.test"]["why"]
+
+    table = pd.read_csv(folder / "opacity_percentages.csv", dtype={"case": str, "patient": str})
+    split = pd.read_csv(folder / "split.csv", dtype=str)
+    cases = datasets.open("v7_cxr", data).cases()
+    known = cases[cases.excluded.isna() & cases.covid & (cases.icu.notna() | cases.death.notna())]
+    new = known[~known.patient.isin(split.patient[split.role == "train"])]
+    theirs = table[table.data_set == "v7_cxr"]
+    assert set(theirs.case) == set(new.case) and 0 < len(new) < len(known)
+    assert (table.lungs == "predicted").all() and (theirs.role == "none").all() and theirs.manual_percentage.isna().all()
+    assert table.manual_percentage[table.data_set != "v7_cxr"].notna().all()

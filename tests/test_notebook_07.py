@@ -22,12 +22,13 @@ def data(tmp_path, phantom_smoke) -> Path:
     return tmp_path / "data"
 
 
-def execute(tmp_path, data: Path) -> dict:
-    """Run the notebook on percentages that rise from image to image, as if `unet_opacity` had left them."""
+def execute(tmp_path, data: Path, more: pd.DataFrame | None = None) -> dict:
+    """Run the notebook on percentages that rise from image to image, and `more`, as if `unet_opacity` had left them."""
     cases = datasets.open(SET, data).cases()
     percentages = cases[["case", "patient"]].assign(data_set=SET, role=np.where(cases.index < 3, "train", "test"), lungs="manual")
     percentages["manual_percentage"] = np.linspace(0, 90, len(cases))
     percentages["predicted_percentage"] = np.linspace(80, 5, len(cases))
+    percentages = pd.concat([percentages, more], ignore_index=True)
     upstream = tmp_path / "out" / "unet_opacity"
     upstream.mkdir(parents=True)
     percentages[list(severity.COLUMNS)].to_csv(upstream / "opacity_percentages.csv", index=False)
@@ -70,3 +71,15 @@ def test_without_any_outcome_there_is_an_error_that_says_so(tmp_path, data):
     table.assign(survival="", went_icu="", in_icu="").to_csv(path, index=False)
     with pytest.raises(papermill.PapermillExecutionError, match="neither outcome is known .* data verify general_blockchain_cxr"):
         execute(tmp_path, data)
+
+
+def test_a_set_on_which_nobody_drew_opacities_has_areas_of_the_predicted_percentage_only(tmp_path, data, phantom_smoke):
+    shutil.copytree(phantom_smoke / "v7_cxr", data / "v7_cxr")
+    cases = datasets.open("v7_cxr", data).cases()
+    cases = cases[cases.excluded.isna() & cases.covid & cases.death.notna()].reset_index(drop=True)
+    more = cases[["case", "patient"]].assign(data_set="v7_cxr", role="none", lungs="manual", manual_percentage=np.nan)
+    more["predicted_percentage"] = np.where(cases.death.astype(bool), 60.0, 20.0)  # the predicted share tells who died
+    numbers = {entry["name"]: entry for entry in execute(tmp_path, data, more)["numbers"]}
+    assert numbers["auc_death_predicted_v7_patients"]["value"] == 1
+    assert numbers["auc_death_predicted_v7_patients"]["n"] == cases.patient.nunique() > 2
+    assert not [name for name in numbers if "manual_v7" in name]

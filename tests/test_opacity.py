@@ -175,6 +175,16 @@ def test_a_data_set_is_read_in_order_with_its_percentages(rural):
         assert one.original == lungs.shape and one.image[~one.lungs].mean() < 0.1
 
 
+def test_where_no_opacity_is_drawn_there_is_a_predicted_percentage_only(phantom_smoke):
+    v7 = datasets.open("v7_cxr", phantom_smoke)
+    cases = v7.cases()
+    cases = cases.case[cases.excluded.isna()][:3]
+    pictures = list(opacity.of_dataset(v7, cases, 48))
+    assert len(pictures) == 3 and all(one.opacity is None and one.lungs.any() for one in pictures)
+    table = opacity.measure(Thresholding(), pictures, batch_size=2)
+    assert table.manual_percentage.isna().all() and table.predicted_percentage.between(0, 100).all()
+
+
 class LeftHalf:
     """Takes the left half of every image for lungs."""
 
