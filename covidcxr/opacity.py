@@ -141,8 +141,8 @@ def of_dataset(
     """The pictures of a data set, a few at a time, in the order of `cases`.
 
     Args:
-        dataset: of `datasets.open`; with masks of the kind lung, and lesion, without which no opacity is known. Images that it
-            calls not `annotated` have neither.
+        dataset: of `datasets.open`. Without masks of the kind lesion no opacity is known, without those of lung a finder is
+            needed, such as for a user's own images. Images that it calls not `annotated` have neither.
         cases: names of its cases.
         size: side of the squares, in pixels.
         crop: see `Crop`.
@@ -156,7 +156,7 @@ def of_dataset(
 
     def read(case: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         drawn = dataset.row(case).get("annotated", True)
-        lungs = dataset.mask(case, "lung") if drawn else None
+        lungs = dataset.mask(case, "lung") if drawn and "lung" in dataset.kinds else None
         if finder is None and crop != "none" and (lungs is None or not lungs.any()):
             raise InputError(f"{dataset.name}: no lungs are drawn on {case}. Leave it out (`with_lungs`) or give a finder.")
         return dataset.image(case), dataset.mask(case, "lesion") if drawn and "lesion" in dataset.kinds else None, lungs

@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from covidcxr import datasets, instances, metrics, opacity
 from covidcxr.errors import InputError, ParameterError
@@ -200,6 +201,18 @@ def test_lungs_may_come_from_a_model_while_the_manual_percentage_stays(rural):
         height, width = automatic.original
         assert automatic.box == (0, 0, height, width // 2) and automatic.lungs.all()
         assert automatic.manual_percentage == manual.manual_percentage
+
+
+def test_a_users_own_images_need_a_finder_and_no_masks(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, brightness in (("bright", 250), ("dark", 20)):
+        Image.fromarray(np.full((40, 50), brightness, np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    mine = datasets.open("folder", tmp_path)
+    with pytest.raises(InputError, match="no lungs are drawn on bright.* give a finder"):
+        list(opacity.of_dataset(mine, mine.cases().case, 32))
+    pictures = opacity.of_dataset(mine, mine.cases().case, 32, finder=LeftHalf())
+    table = opacity.measure(Thresholding(), pictures).set_index("case")
+    assert table.predicted_percentage.to_dict() == {"bright": 100, "dark": 0} and table.manual_percentage.isna().all()
 
 
 def test_the_network_of_notebook_5_is_a_finder(rural):
