@@ -15,6 +15,7 @@ ramesh2021's baseline sees whole radiographs and projections: `of_instances` mak
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 
-from covidcxr import metrics
+from covidcxr import metrics, paths
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.instances import Instances, stretch
 
@@ -43,6 +44,7 @@ THRESHOLD = 0.5
 """Probability from which a pixel counts as opacity."""
 
 MODEL = "unet.keras"
+CARD = "unet.json"  # from which probability a pixel is opacity to that network
 
 _AT_ONCE = 4  # images of full size in memory, without a finder of lungs
 _BATCH = 8
@@ -230,22 +232,26 @@ def measure(
     return pd.DataFrame(rows)
 
 
-def save(model: keras.Model, folder: Path) -> Path:
-    """Keep a trained model for other stages as `folder/unet.keras`, without its loss and optimiser."""
+def save(model: keras.Model, folder: Path, threshold: float = THRESHOLD) -> Path:
+    """Keep a trained model for other stages as `folder/unet.keras`, without its loss and optimiser, and its threshold beside it."""
     import keras
 
+    paths.write_atomically(folder / CARD, json.dumps({"threshold": threshold}))
     aside = folder / f".aside.{MODEL}"
     keras.Model(model.inputs, model.outputs).save(aside)
     return aside.replace(folder / MODEL)
 
 
-def load(folder: Path) -> keras.Model:
-    """The model that the stage `unet_opacity` has kept in its folder (`stage.upstream("unet_opacity")`), ready for `predict`."""
+def load(folder: Path) -> tuple[keras.Model, float]:
+    """The model that the stage `unet_opacity` has kept in its folder (`stage.upstream("unet_opacity")`), ready for `predict`, and
+    the threshold with which it was scored."""
     import keras
 
-    if not (folder / MODEL).is_file():
-        raise InputError(f"{folder / MODEL} is not there. Run the stage unet_opacity again: it writes it.")
-    return keras.models.load_model(folder / MODEL, compile=False)
+    for name in (MODEL, CARD):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is not there. Run the stage unet_opacity again: it writes it.")
+    threshold = paths.read_json(folder / CARD, "card of the network").get("threshold")
+    return keras.models.load_model(folder / MODEL, compile=False), threshold
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -153,8 +153,10 @@ def test_a_kept_model_says_the_same_without_its_loss(tmp_path):
     model.compile("adam", loss=lambda true, found: keras.ops.mean((true - found) ** 2))
     with pytest.raises(InputError, match="unet.keras is not there. Run the stage unet_opacity again"):
         opacity.load(tmp_path)
-    assert opacity.save(model, tmp_path) == tmp_path / opacity.MODEL and len(list(tmp_path.iterdir())) == 1
-    kept = opacity.load(tmp_path)
+    assert opacity.save(model, tmp_path, 0.3) == tmp_path / opacity.MODEL
+    assert {file.name for file in tmp_path.iterdir()} == {opacity.MODEL, opacity.CARD}
+    kept, threshold = opacity.load(tmp_path)
+    assert threshold == 0.3
     (_, before), (_, after) = (*opacity.predict(model, [cut("box")]), *opacity.predict(kept, [cut("box")]))
     np.testing.assert_allclose(before, after, rtol=1e-6)
     assert not kept.compiled and model.compiled
