@@ -233,7 +233,7 @@ def measure(
 
 
 def save(model: keras.Model, folder: Path, threshold: float = THRESHOLD) -> Path:
-    """Keep a trained model for other stages as `folder/unet.keras`, without its loss and optimiser, and its threshold beside it."""
+    """Keep a trained model for other stages as `folder/unet.keras`, without its loss and optimiser, beside it its threshold."""
     import keras
 
     paths.write_atomically(folder / CARD, json.dumps({"threshold": threshold}))
