@@ -120,10 +120,11 @@ def _report(parsed: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _execute(parsed: argparse.Namespace, extra: list[str]) -> int:
-    from covidcxr.execution import execute, stop_when_orphaned
+    from covidcxr.execution import execute, stop_when_orphaned, stop_when_told
     from covidcxr.study import Plan
 
     stop_when_orphaned()
+    stop_when_told()
     plan = Plan.load(parsed.profile, parsed.overrides)
     execute(plan, plan.stage(parsed.stage))
     return 0

@@ -164,7 +164,7 @@ class _StopStages:
                 if number[0] in (signal.SIGTERM, signal.SIGINT):
                     self.by = number[0]
                     for child in psutil.Process().children():
-                        child.send_signal(signal.SIGINT)
+                        child.terminate()
 
 
 def _show_log(folder: Path) -> None:

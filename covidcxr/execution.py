@@ -16,6 +16,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -366,6 +367,14 @@ def stop_when_orphaned() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def stop_when_told() -> None:
+    """End on SIGTERM as on Ctrl-C, with the kernel shut down and locks released.
+
+    The engine sends SIGTERM, for what a script starts in the background is deaf to SIGINT, and so are its children.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _peak_memory_of_children() -> int:

@@ -117,14 +117,15 @@ class SmallStudy:
             [sys.executable, "-m", "covidcxr", *words], env=self.environment, capture_output=True, text=True, **options
         )
 
-    def start(self, *words: str, **options) -> subprocess.Popen:
+    def start(self, *words: str, on_interrupt=signal.SIG_DFL, **options) -> subprocess.Popen:
         """Start `python -m covidcxr …` in a session of its own and leave it running.
 
-        It hears Ctrl-C even where the tests themselves were started in the background, with SIGINT ignored.
+        It hears Ctrl-C even where the tests themselves were started in the background, with SIGINT ignored; with `on_interrupt`
+        SIG_IGN it is deaf to it, as what a script starts in the background.
         """
         return subprocess.Popen(
             [sys.executable, "-m", "covidcxr", *words], env=self.environment, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, on_interrupt),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
         )
 

@@ -359,6 +359,17 @@ def test_a_run_that_is_told_to_end_stops_its_stages_and_can_go_on(small_study, s
     assert states(small_study)["first"] == "will run"
 
 
+def test_a_run_in_the_background_of_a_script_can_be_told_to_end(small_study):
+    small_study.notebook("first", ["time.sleep(600)"])
+    engine = small_study.start("run", "smoke", "first", on_interrupt=signal.SIG_IGN)
+    wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
+    os.kill(engine.pid, signal.SIGTERM)
+    text = engine.communicate()[0]
+    assert engine.returncode == 130 and "goes on where this one stopped" in text, text
+    wait_for(lambda: not processes_of(small_study))
+    assert states(small_study)["first"] == "will run"
+
+
 def test_two_runs_of_one_profile_at_once_are_refused(small_study):
     small_study.notebook("first", ["time.sleep(600)"])
     engine = small_study.start("run", "smoke", "first")
