@@ -200,6 +200,10 @@ def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str,
             stage.name, "the kernel died. It was killed, most often because memory ran out.",
             *_place(output, _last_started(output)), _end_of(partial / KERNEL_LOG), command,
         ) from None
+    except KeyboardInterrupt:
+        # On leaving, asyncio would show a traceback of the cell that was cut short, for nobody asked how it ended.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     return _complete_results(stage, partial, command)
 
 
