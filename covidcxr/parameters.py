@@ -12,14 +12,13 @@ of the types bool, int, float, str, list[...] of these, and Literal[...].
 from __future__ import annotations
 
 import ast
-import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from covidcxr import paths
 from covidcxr.errors import ParameterError, did_you_mean
 
 SCALARS = {"bool": bool, "int": int, "float": float, "str": str}
@@ -59,24 +58,27 @@ class Parameter:
 
     def parse(self, text: str, where: str) -> Any:
         """The value of a text given on the command line (`--set stage.name=text`), read as YAML."""
-        if self.annotation == "str":
-            return text
         try:
+            text.encode()  # what the shell gave may be no text at all
+            if self.annotation == "str":
+                return text
             # YAML 1.1 takes 1e-3 for a text, because it has no dot; on a command line a number is meant.
-            value = float(text) if self.annotation == "float" else yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError):
+            value = float(text) if self.annotation == "float" else paths.parse_yaml(text)
+        except ValueError:
             raise ParameterError(f"{where}: {self.name} must be {self.annotation}, got {text!r}.") from None
         return self.check(value, where)
 
     def _scalar(self, value: Any, type_name: str, where: str) -> Any:
         expected = SCALARS[type_name]
-        if expected is float and type(value) is int:
+        if expected is float and type(value) is int and abs(value) < 2**53:
             return float(value)
         if type(value) is not expected:
             hint = ""
             if expected is float and isinstance(value, str) and _is_number(value):
                 hint = f" YAML reads {value} as a text: write it with a dot, as in {float(value):.1e}."
             raise ParameterError(f"{where}: {self.name} must be {self.annotation}, got {_described(value)}.{hint}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ParameterError(f"{where}: {self.name} must be a finite number, got {value!r}.")
         return value
 
 
@@ -87,14 +89,24 @@ def read_notebook(path: Path) -> dict[str, Any]:
         ParameterError: the file is missing or is no notebook.
     """
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(notebook["cells"], list):
-            raise KeyError("cells")
+        notebook = paths.parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ParameterError(f"Notebook {path} is not there.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ParameterError(f"{path} is no notebook that can be read ({error}).") from None
+    cells = notebook.get("cells") if isinstance(notebook, dict) else None
+    if not isinstance(cells, list) or not all(map(_is_cell, cells)):
+        raise ParameterError(f"{path} is no notebook that can be read (`cells`, a list of cells, is expected).")
     return notebook
+
+
+def _is_cell(cell: Any) -> bool:
+    if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
+        return False
+    source, metadata = cell.get("source"), cell.get("metadata", {})
+    lines = source if isinstance(source, list) else [source]
+    tags = metadata.get("tags", []) if isinstance(metadata, dict) else None
+    return all(isinstance(line, str) for line in lines) and isinstance(tags, list)
 
 
 def read_parameters(path: Path) -> dict[str, Parameter]:
@@ -115,6 +127,8 @@ def read_parameters(path: Path) -> dict[str, Parameter]:
         statements = ast.parse(source).body
     except SyntaxError as error:
         raise ParameterError(f"{path.name}: the parameters cell is not Python ({error.msg}, line {error.lineno}).") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # zero bytes; nested too deeply for the parser
+        raise ParameterError(f"{path.name}: the parameters cell is not Python ({error}).") from None
     found = {}
     for statement in statements:
         if isinstance(statement, ast.ImportFrom) and statement.module == "typing":
@@ -149,7 +163,7 @@ def _read_assignment(statement: ast.stmt, source: str, path: Path) -> Parameter:
         )
     try:
         default = ast.literal_eval(statement.value)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError, MemoryError):
         raise ParameterError(f"{where}: the default `{ast.unparse(statement.value)}` is not a constant.") from None
     line = source.splitlines()[(statement.end_lineno or statement.lineno) - 1]
     comment = line[statement.end_col_offset or 0:].partition("#")[2].strip()
@@ -161,7 +175,10 @@ def _is_known_type(node: ast.expr) -> bool:
     if isinstance(node, ast.Name):
         return node.id in SCALARS
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-        return node.value.id == "Literal" or (node.value.id == "list" and getattr(node.slice, "id", "") in SCALARS)
+        if node.value.id == "Literal":
+            choices = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            return all(isinstance(choice, ast.Constant) for choice in choices)
+        return node.value.id == "list" and getattr(node.slice, "id", "") in SCALARS
     return False
 
 

@@ -5,6 +5,7 @@ Everything is found from the package itself, so that a notebook runs from any wo
 
 import errno
 import fcntl
+import json
 import os
 import platform
 import secrets
@@ -18,6 +19,8 @@ from covidcxr.errors import CovidcxrError, InputError
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+DEEPEST_YAML = 50
+MOST_YAML = 1_000_000  # values, each alias counted with all that it stands for
 
 
 def project_root() -> Path:
@@ -62,11 +65,57 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def read_json(path: Path, what: str) -> Any:
+    """Content of a JSON file, as plain data.
+
+    Args:
+        what: name of such a file in messages: "labelme file".
+
+    Raises:
+        InputError: it is missing or can't be read.
+    """
+    try:
+        return parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: the {what} is missing") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable {what} ({type(error).__name__}: {error})") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """JSON as plain data.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or a text in it holds half a character, which no other file could take up.
+    """
+    try:
+        text = content.decode(json.detect_encoding(content))
+        found = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return found
+
+
 def read_yaml(path: Path) -> Any:
     """Content of a YAML file, as plain data.
 
     Raises:
-        InputError: it can't be read, or a key stands twice in a mapping, of which readers of YAML silently take the last.
+        InputError: it can't be read, or is none for `parse_yaml`.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML as plain data.
+
+    Raises:
+        ValueError: it is none, a key stands twice in a mapping, of which readers of YAML silently take the last, it is nested
+            too deeply, or its aliases stand for too many values.
     """
     import yaml
 
@@ -81,9 +130,30 @@ def read_yaml(path: Path) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from None
+        depth = 0
+        for event in yaml.parse(text, Loader=Loader):  # without recursion, of which too much ends the process
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST_YAML:
+                raise ValueError(f"it is nested more than {DEEPEST_YAML} deep")
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if _values(node, {}) > MOST_YAML:
+            raise ValueError("its aliases stand for too many values")
+        return None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of a tag on a value that it does not fit
+        raise ValueError(f"a value can't be read ({type(error).__name__}: {error})") from None
+
+
+def _values(node: Any, known: dict[int, float]) -> float:
+    """How many values a node of YAML holds, with all that its aliases stand for; infinity where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # until it is counted
+        inner = node.value if node is not None and not isinstance(node.value, str) else ()
+        parts = [part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

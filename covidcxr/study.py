@@ -11,7 +11,6 @@ before any kernel starts. Whether a stage has to run is decided here too, by com
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from covidcxr import claims, fingerprint, paths
+from covidcxr.arithmetic import is_number
 from covidcxr.errors import DataMissing, InputError, ParameterError
 from covidcxr.parameters import Parameter, check_names, read_parameters
 from covidcxr.results import PARTIAL, read_record
@@ -194,28 +194,31 @@ class Plan:
             return State("running", holder)
         if record.get("status") not in ENDED:
             return self._unfinished(stage)
-        reasons = _differences(record.get("fingerprint") or {}, self.fingerprint(stage))
+        upstream = _part(record, "upstream")
+        reasons = _differences(_part(record, "fingerprint"), self.fingerprint(stage))
         written = fingerprint.file_digest(self.folder / stage.name / "results.json")
         if record["status"] == "done" and record.get("results") != written:
             reasons.append("its results.json was changed or removed")
         for name in stage.before:
             if self.state(self.stage(name)).stale:
                 reasons.append(f"{name} runs before it")
-            elif (record.get("upstream") or {}).get(name) != self.upstream(stage)[name]:
+            elif upstream.get(name) != self.upstream(stage)[name]:
                 reasons.append(f"{name} has run since")
-        if set(record.get("upstream") or {}) != set(stage.before):
+        if set(upstream) != set(stage.before):
             reasons.append("the stages before it are others now")
         if reasons:
             return self._failed(stage) or State("will run", "; ".join(reasons))
         if record["status"] == "done":
-            return State("done", f"{record.get('seconds', 0):.0f} s on {str(record.get('started', ''))[:10]}")
+            seconds = record.get("seconds")
+            took = f"{seconds:.0f} s" if is_number(seconds) else "some time"
+            return State("done", f"{took} on {str(record.get('started', ''))[:10]}")
         word: Literal["no data", "blocked"] = "no data" if record["status"] == "no-data" else "blocked"
-        return State(word, " ".join(text for text in (record.get("why"), record.get("how")) if text))
+        return State(word, " ".join(str(text) for text in (record.get("why"), record.get("how")) if text))
 
     def _failed(self, stage: Stage) -> State | None:
         """The last run's failure, where there was one."""
         try:
-            failure = json.loads((self.folder / stage.name / "failure.json").read_text(encoding="utf-8"))
+            failure = paths.parse_json((self.folder / stage.name / "failure.json").read_bytes())
             place = failure["heading"] or failure["cell"]
             return State("failed", f"in {place}: {failure['error']}" if place else failure["error"])
         except FileNotFoundError:
@@ -304,15 +307,22 @@ def _check_entry(name: Any, entry: Any, where: str) -> None:
     if not STAGE_NAME.fullmatch(str(name)) or name == "all":
         raise ParameterError(f"{where}: a stage's name is lower-case letters, digits and underscores, and not `all`.")
     check_names(_mapping(entry, where), sorted(STAGE_KEYS), "key", where)
-    if not isinstance(entry.get("notebook"), str):
+    if not isinstance(entry.get("notebook"), str) or Path(entry["notebook"]).name != entry["notebook"]:
         raise ParameterError(f"{where}: `notebook` must name a file in notebooks/, without .ipynb.")
     for key in ("needs", "needs_named_by", "datasets", "optional_datasets", "files", "claims"):
-        if not isinstance(entry.get(key) or [], list):
-            raise ParameterError(f"{where}: `{key}` must be a list, found {entry[key]!r}.")
-    if entry.get("after") not in (None, "all") and not isinstance(entry["after"], list):
+        if not _is_list_of_names(entry.get(key) or []):
+            raise ParameterError(f"{where}: `{key}` must be a list of names, found {entry[key]!r}.")
+    for file in entry.get("files") or ():
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise ParameterError(f"{where}: `files` are paths inside the project, found {file!r}.")
+    if entry.get("after") not in (None, "all") and not _is_list_of_names(entry["after"]):
         raise ParameterError(f"{where}: `after` must be a list of stages or `all`, found {entry['after']!r}.")
-    if type(entry.get("threads", 1)) is not int or type(entry.get("gpu", False)) is not bool:
+    if type(entry.get("threads", 1)) is not int or entry.get("threads", 1) < 1 or type(entry.get("gpu", False)) is not bool:
         raise ParameterError(f"{where}: `threads` must be a number and `gpu` true or false.")
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _set(values: dict[str, Any], schema: dict[str, Parameter], given: Any, where: str) -> None:
@@ -417,17 +427,23 @@ def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two fingerprints, in words."""
     reasons = []
     for part, label in (("code", "code changed"), ("files", "file changed"), ("data", "data changed")):
-        changed = _changed_keys(then.get(part) or {}, now[part])
+        changed = _changed_keys(_part(then, part), now[part])
         if changed:
             reasons.append(f"{label}: {', '.join(changed)}")
     if then.get("python") != now["python"]:
         reasons.append(f"Python {then.get('python')} → {now['python']}")
     if then.get("claims") != now["claims"]:
         reasons.append("it owes other claims")
-    before, after = then.get("parameters") or {}, now["parameters"]
+    before, after = _part(then, "parameters"), now["parameters"]
     for key in _changed_keys(before, after):
         reasons.append(f"parameter {key}: {before.get(key)!r} → {after.get(key)!r}")
     return reasons
+
+
+def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """A mapping within a record; empty where there is none, as in a damaged record."""
+    part = record.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _changed_keys(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

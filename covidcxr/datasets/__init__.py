@@ -94,14 +94,10 @@ def facts(name: str) -> dict:
 
 @functools.cache
 def _all_facts(path: Path) -> dict:
-    import yaml
-
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["datasets"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: the facts about the data sets cannot be read ({error}). Restore it from the project."
-        ) from error
+    content = paths.read_yaml(path)
+    entries = content.get("datasets") if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: a mapping `datasets` with the facts about them is expected. Restore it from the project.")
     missing = sorted(set(NAMES) - set(entries))
     if missing:
         raise InputError(f"{path}: no entry for {', '.join(missing)}")
