@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from covidcxr import datasets
-from covidcxr.datasets.labelme import rasterise
+from covidcxr.datasets.outlines import rasterise
 from covidcxr.phantom import SIZES
 from covidcxr.phantom.cohort import COHEN_SET, CXR_SET, RURAL_SET, draw_patients, outlined_set
 from covidcxr.phantom.write_outlined import outlines, severity

@@ -1,12 +1,13 @@
 """Masks from a COCO annotation file: polygons and RLE, decoded by pycocotools."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from covidcxr.datasets.images import stem
+from covidcxr.datasets.outlines import check_reach, rasterise
 from covidcxr.errors import InputError
+from covidcxr.paths import read_json
 
 
 class CocoMasks:
@@ -24,32 +25,34 @@ class CocoMasks:
     def __init__(self, path: Path, kind_of):
         self.path = path
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, "COCO file")
             kinds = {category["id"]: kind_of(category["name"]) for category in content["categories"]}
             self._images = {image["id"]: image for image in content["images"]}
-            annotations = content["annotations"]
+            self._sizes = {stem(image["file_name"]): (image["height"], image["width"]) for image in self._images.values()}
+            self.filenames = [Path(image["file_name"]).name for image in self._images.values()]
+            self._outlines: dict[tuple[str, str], list[dict]] = {}
+            for annotation in content["annotations"]:
+                self._add(annotation, kinds)
             words = {tag["id"]: tag["name"] for tag in content.get("tag_categories", ())}
             self.tags = {
                 stem(image["file_name"]): [words[tag] for tag in image.get("tag_ids", ())] for image in self._images.values()
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}: not a readable COCO file ({type(error).__name__}: {error}); the keys images, annotations and "
                 "categories are expected"
             ) from error
-        self.filenames = [Path(image["file_name"]).name for image in self._images.values()]
-        self._sizes = {stem(image["file_name"]): (image["height"], image["width"]) for image in self._images.values()}
-        self._outlines: dict[tuple[str, str], list] = {}
-        for annotation in annotations:
-            if annotation["image_id"] not in self._images or annotation["category_id"] not in kinds:
-                raise InputError(
-                    f"{path}: annotation {annotation.get('id')} belongs to image {annotation['image_id']} and category "
-                    f"{annotation['category_id']}, one of which the file does not list"
-                )
-            kind = kinds[annotation["category_id"]]
-            if kind is not None:
-                case = stem(self._images[annotation["image_id"]]["file_name"])
-                self._outlines.setdefault((case, kind), []).append(annotation)
+
+    def _add(self, annotation: dict, kinds: dict) -> None:
+        image, category = annotation["image_id"], annotation["category_id"]
+        if image not in self._images or category not in kinds:
+            raise InputError(
+                f"{self.path}: annotation {annotation.get('id')} belongs to image {image} and category {category}, one of which "
+                "the file does not list"
+            )
+        if kinds[category] is not None:
+            case = stem(self._images[image]["file_name"])
+            self._outlines.setdefault((case, kinds[category]), []).append(annotation)
 
     def has(self, case: str, kind: str) -> bool:
         return (case, kind) in self._outlines
@@ -72,21 +75,61 @@ class CocoMasks:
         return union
 
     def _decode(self, annotation: dict, size: tuple[int, int]) -> np.ndarray:
-        from pycocotools import mask as coco
-
-        shape = annotation["segmentation"]
+        shape = annotation.get("segmentation")
         where = f"{self.path}: annotation {annotation.get('id')}"
-        if isinstance(shape, list):  # polygons [x1, y1, x2, y2, ...]
-            if any(len(polygon) < 6 or len(polygon) % 2 for polygon in shape):
-                raise InputError(f"{where}: a polygon needs at least three points as x1, y1, x2, y2, …")
-            codes = coco.frPyObjects(shape, *size) if shape else []
-        elif isinstance(shape, dict) and {"counts", "size"} <= set(shape):
-            # Darwin exports the run lengths of complex polygons as a list, column by column, but with width before height.
-            if isinstance(shape["counts"], list) and list(shape["size"]) == list(size)[::-1]:
-                shape = {**shape, "size": list(size)}
-            if list(shape["size"]) != list(size):
-                raise InputError(f"{where}: its RLE is for a size of {shape['size']}, the image has {list(size)} (height, width)")
-            codes = [shape if isinstance(shape["counts"], str) else coco.frPyObjects(shape, *size)]
-        else:
+        if isinstance(shape, list):
+            outlines = [_points(polygon, where) for polygon in shape]
+            for outline in outlines:
+                check_reach(outline, size, where)
+            return rasterise(outlines, size)
+        if not isinstance(shape, dict) or not {"counts", "size"} <= set(shape):
             raise InputError(f"{where}: segmentation must be a list of polygons or an RLE with counts and size")
-        return coco.decode(coco.merge(codes)).astype(bool) if codes else np.zeros(size, bool)
+        # Darwin exports the run lengths of complex polygons as a list, column by column, but with width before height.
+        turned = isinstance(shape["counts"], list) and shape["size"] == list(size)[::-1]
+        if shape["size"] != list(size) and not turned:
+            raise InputError(f"{where}: its RLE is for a size of {shape['size']}, the image has {list(size)} (height, width)")
+        return _filled(shape["counts"], size, where)
+
+
+def _points(polygon, where: str) -> np.ndarray:
+    """float64 (n, 2) from [x1, y1, x2, y2, …]."""
+    try:
+        points = np.array(polygon, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: a polygon is a list of numbers, found {str(polygon)[:60]}") from None
+    if points.ndim != 1 or len(points) < 6 or len(points) % 2:
+        raise InputError(f"{where}: a polygon needs at least three points as x1, y1, x2, y2, …")
+    return points.reshape(-1, 2)
+
+
+def _filled(counts, size: tuple[int, int], where: str) -> np.ndarray:
+    """A mask from run lengths, column by column, of which the second, fourth, … are foreground. pycocotools takes those that end
+    early, and leaves the rest of the mask as it found the memory."""
+    try:
+        runs = _run_lengths(counts) if isinstance(counts, str) else counts
+        whole = all(type(run) is int and run >= 0 for run in runs) and sum(runs) == size[0] * size[1]
+    except (TypeError, ValueError, StopIteration):
+        whole = False
+    if not whole:
+        raise InputError(f"{where}: its run lengths do not fill the image of {size[0]} x {size[1]} pixels (height x width)")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
+
+
+def _run_lengths(text: str) -> list[int]:
+    """The lengths that COCO packs into a text: five bits a character, the lowest first; from the fourth on, differences from
+    the length two before."""
+    lengths: list[int] = []
+    characters = iter(text.encode("ascii"))
+    for code in characters:
+        value, shift, bits = 0, 0, code - 48
+        while bits & 32:
+            if shift > 60:
+                raise ValueError("no length takes so many bits")
+            value |= (bits & 31) << shift
+            shift += 5
+            bits = next(characters) - 48
+        value |= (bits & 31) << shift
+        if bits & 16:
+            value -= 32 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+    return lengths

@@ -9,7 +9,6 @@ Two versions are read. 1.0 has `image` with filename and original_filename, and 
 - Points are looked at when a mask is asked for, and the file is read again: those of thousands of files would fill the memory.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -18,8 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from covidcxr.datasets.images import stem
+from covidcxr.datasets.outlines import check_reach
 from covidcxr.errors import InputError
+from covidcxr.paths import read_json
 
+FORM = "annotation file"
 _POLYGONS = ("polygon", "complex_polygon")
 _HUGE = 1e9  # pixels; NaN and infinity are not below it
 
@@ -30,7 +32,7 @@ class DarwinFile:
     Args:
         path: the json file.
         kind_of: maps the name of a polygon to a kind of mask, or None for a name that is not known.
-        content: of the file (`read_json`), where it has been read already.
+        content: of the file, where it has been read already.
 
     Attributes:
         names: file names of the image, without folders: as Darwin stores it, as it was uploaded.
@@ -46,7 +48,7 @@ class DarwinFile:
 
     def __init__(self, path: Path, kind_of: Callable[[str], str | None], content=None):
         self.path, self._kind_of = path, kind_of
-        content = read_json(path) if content is None else content
+        content = read_json(path, FORM) if content is None else content
         if not is_darwin(content):
             raise InputError(f"{path}: not a file of Darwin: an object with `annotations` and `image` or `item` is expected")
         self.names, self.size, self.identifier = _image(content, path)
@@ -77,22 +79,20 @@ class DarwinFile:
                 f"{size[1]} x {size[0]}"
             )
         union = np.zeros(size, bool)
-        for number, annotation in enumerate(read_json(self.path)["annotations"], start=1):
+        for number, annotation in enumerate(self._annotations(), start=1):
             if "tag" not in annotation and self._kind_of(annotation["name"]) == kind:
                 where = f"{self.path}: annotation {number}"
                 paths = [_points(path, f"{where} ({annotation['name']})") for path in _paths(annotation, where)]
                 union |= _filled(paths, size, where)
         return union
 
-
-def read_json(path: Path):
-    """The content of a json file; InputError where it cannot be read."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: the annotation file is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable annotation file ({type(error).__name__}: {error})") from error
+    def _annotations(self) -> list[dict]:
+        """Read anew; a file that has changed since may be anything."""
+        content = read_json(self.path, FORM)
+        annotations: list = content["annotations"] if is_darwin(content) else [None]
+        if not all(isinstance(annotation, dict) and isinstance(annotation.get("name"), str) for annotation in annotations):
+            raise InputError(f"{self.path}: the file was changed while it was in use")
+        return annotations
 
 
 def is_darwin(content) -> bool:
@@ -106,7 +106,7 @@ def is_darwin(content) -> bool:
 
 def _image(content: dict, path: Path) -> tuple[tuple[str, ...], tuple[int, int] | None, int | None]:
     """File names, size and Darwin's number of the image."""
-    if "image" in content:  # 1.0
+    if isinstance(content.get("image"), dict):  # 1.0
         about = content["image"]
         names, addresses = [about.get("filename"), about.get("original_filename")], [about.get("url")]
     else:
@@ -114,13 +114,14 @@ def _image(content: dict, path: Path) -> tuple[tuple[str, ...], tuple[int, int] 
         if not isinstance(slots, list) or len(slots) != 1 or not isinstance(slots[0], dict):
             raise InputError(f"{path}: `item` has no list `slots` with one image in it")
         about = slots[0]
-        sources = [source for source in about.get("source_files") or () if isinstance(source, dict)]
+        listed = about.get("source_files")
+        sources = [source for source in (listed if isinstance(listed, list) else ()) if isinstance(source, dict)]
         names = [content["item"].get("name"), *(source.get("file_name") for source in sources)]
         addresses = [source.get("url") for source in sources]
     known = tuple(dict.fromkeys(re.split(r"[\\/]", name)[-1] for name in names if isinstance(name, str) and name))
     if not known:
         raise InputError(f"{path}: the file does not name its image")
-    numbers = re.findall(r"/images/(\d+)/", " ".join(map(str, addresses)))
+    numbers = re.findall(r"/images/(\d{1,18})/", " ".join(map(str, addresses)))
     return known, _size(about, path), int(numbers[0]) if numbers else None
 
 
@@ -152,7 +153,7 @@ def _points(path, where: str) -> np.ndarray:
     """float64 (n, 2) of (x, y)."""
     try:
         points = np.array([(point["x"], point["y"]) for point in path], np.float64)
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise InputError(f"{where}: a path is a list of points with x and y, found {str(path)[:60]}") from None
     if len(points) < 3 or not (np.abs(points) < _HUGE).all():
         raise InputError(f"{where}: a path has at least three points of finite x and y, found {str(path)[:60]}")
@@ -162,11 +163,8 @@ def _points(path, where: str) -> np.ndarray:
 def _filled(paths: list[np.ndarray], size: tuple[int, int], where: str) -> np.ndarray:
     import cv2
 
-    width_height = np.array(size[::-1])
     for path in paths:
-        if (path < -width_height).any() or (path > 2 * width_height).any():
-            x, y = path[np.abs(path).max(axis=1).argmax()]
-            raise InputError(f"{where}: reaches to ({x:.0f}, {y:.0f}), far outside an image of {size[1]} x {size[0]} pixels")
+        check_reach(path, size, where)
     canvas = np.zeros(size, np.uint8)
     cv2.fillPoly(canvas, [np.round(path).astype(np.int32) for path in paths], 1)
     return canvas.astype(bool)

@@ -10,7 +10,6 @@ What a file says, and what is made of it:
 - imageData, the image itself in base64, is ignored. imagePath is only compared with the file's own name, never opened.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from covidcxr.datasets.images import stem
+from covidcxr.datasets.outlines import check_reach, rasterise
 from covidcxr.errors import InputError
+from covidcxr.paths import read_json
 
 _AREAS = ("polygon", "rectangle", "circle")
 _NO_AREA = ("line", "linestrip", "point", "points")
@@ -90,7 +91,10 @@ class LabelmeFile:
             InputError: the file is for an image of another size, or an outline lies far outside.
         """
         self.check_size(size)
-        return rasterise([self._inside_reach(outline, kind, size) for outline in self._outlines.get(kind, ())], size)
+        outlines = self._outlines.get(kind, [])
+        for outline in outlines:
+            check_reach(outline, size, f"{self.path}: an outline of {kind}")
+        return rasterise(outlines, size)
 
     def check_size(self, size: tuple[int, int]) -> None:
         if self.size is not None and self.size != tuple(size):
@@ -98,15 +102,6 @@ class LabelmeFile:
                 f"{self.path}: drawn on an image of {self.size[1]} x {self.size[0]} pixels (width x height), the image has "
                 f"{size[1]} x {size[0]}"
             )
-
-    def _inside_reach(self, outline: np.ndarray, kind: str, size: tuple[int, int]) -> np.ndarray:
-        width_height = np.array(size[::-1])
-        if (outline < -width_height).any() or (outline > 2 * width_height).any():
-            raise InputError(
-                f"{self.path}: an outline of {kind} reaches to {_place(outline)}, far outside an image of "
-                f"{size[1]} x {size[0]} pixels"
-            )
-        return outline
 
     def overhang(self, size: tuple[int, int]) -> dict[str, float]:
         """Kind -> pixels by which its outlines leave an image of `size`, where that is more than one; they are cut off there."""
@@ -160,16 +155,6 @@ class LabelmeMasks:
         return self.files[case].mask(kind, size)
 
 
-def rasterise(outlines: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Union of closed outlines, float (n, 2) of (x, y) each, as bool (H, W); COCO's rule of which pixels belong to a polygon."""
-    from pycocotools import mask as coco
-
-    if not outlines:
-        return np.zeros(size, bool)
-    codes = coco.frPyObjects([outline.ravel().tolist() for outline in outlines], *size)
-    return coco.decode(coco.merge(codes)).astype(bool)
-
-
 def check_case(masks: LabelmeMasks, case: str, image: str, size: tuple[int, int], report) -> None:
     """Tell what is to be told about an image's labelme file: unreadable, of another image or size, unknown labels, shapes without
     area, outlines that leave the image. `image` is the file name of the picture."""
@@ -194,12 +179,7 @@ def check_case(masks: LabelmeMasks, case: str, image: str, size: tuple[int, int]
 
 
 def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: the labelme file is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable labelme file ({type(error).__name__}: {error})") from error
+    content = read_json(path, "labelme file")
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise InputError(f"{path}: not a labelme file: an object with a list `shapes` is expected")
     return content
@@ -237,8 +217,3 @@ def _outline(form: str, points: np.ndarray, where: str) -> np.ndarray:
         return np.array([[x, y], [x2, y], [x2, y2], [x, y2]])
     angles = 2 * np.pi * np.arange(_RIM_POINTS) / _RIM_POINTS
     return points[0] + np.hypot(x2 - x, y2 - y) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def _place(outline: np.ndarray) -> str:
-    x, y = outline[np.abs(outline).max(axis=1).argmax()]
-    return f"({x:.0f}, {y:.0f})"

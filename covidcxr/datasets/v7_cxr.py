@@ -47,11 +47,12 @@ from covidcxr.datasets import cohen
 from covidcxr.datasets.base import Dataset
 from covidcxr.datasets.checks import check_image_file, check_picture_case
 from covidcxr.datasets.coco import CocoMasks
-from covidcxr.datasets.darwin import DarwinFile, is_darwin, read_json, stems
+from covidcxr.datasets.darwin import FORM, DarwinFile, is_darwin, stems
 from covidcxr.datasets.images import IMAGE_SUFFIXES, read_labels, read_size, stem
 from covidcxr.datasets.tables_of_cases import normalise_finding, read_csv
 from covidcxr.datasets.v7_tags import read_tags
 from covidcxr.errors import InputError
+from covidcxr.paths import read_json
 
 MASK_FOLDERS = ("annotations/all-images-semantic-masks", "masks", "releases/*/masks")
 CLASSES = "class_mapping.csv"
@@ -118,7 +119,7 @@ class V7CXR(Dataset):
                     self._masks.setdefault(stem(path), path.relative_to(self.folder).as_posix())
 
     def _read_annotation(self, path: Path) -> None:
-        content = read_json(path)
+        content = read_json(path, FORM)
         if is_darwin(content):
             self._files.append(DarwinFile(path, annotation_kind, content))
         else:
@@ -132,10 +133,11 @@ class V7CXR(Dataset):
         values: dict[str, tuple[int, ...]] = {}
         for row in read_csv(path, ("class_idx", "class_name")).to_dict("records"):
             kind = annotation_kind(row["class_name"])
-            if not row["class_idx"].strip().isdigit():
-                raise InputError(f"{path}: class_idx is a grey value, found {row['class_idx']!r}")
+            grey = cohen.number(row["class_idx"])
+            if grey is None or grey not in range(256):
+                raise InputError(f"{path}: class_idx is a grey value of 0 to 255, found {row['class_idx']!r}")
             if kind:
-                values[kind] = (*values.get(kind, ()), int(row["class_idx"]))
+                values[kind] = (*values.get(kind, ()), int(grey))
         if "lung" not in values:
             raise InputError(f"{path}: no class is called Lung")
         self.LABELS = type(self).LABELS | {kind: ("lung", grey) for kind, grey in values.items()}
