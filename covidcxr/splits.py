@@ -300,7 +300,7 @@ def check(split: DataFrame, where: str = "split") -> DataFrame:
         testing = split.case[split["ten"] & (split.role == "test")]
         if len(testing):
             raise InputError(f"{where}: {_some(testing)} belong to the ten training X-rays and to the test images.")
-    return _sorted(split)
+    return _sorted(split, where=where)
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def _draw_groups(table: DataFrame, count: int, random: np.random.Generator, grou
     return np.isin(group_of_row, chosen[min(range(_DRAWS), key=found.__getitem__)])
 
 
-def _sorted(table: DataFrame, *columns: str) -> DataFrame:
+def _sorted(table: DataFrame, *columns: str, where: str = "cases") -> DataFrame:
     """A table of cases, sorted by case, if it names each case once, with its patient, and has these columns too."""
     missing = [column for column in ("case", "patient", *columns) if column not in table]
     if missing:
@@ -361,10 +361,11 @@ def _sorted(table: DataFrame, *columns: str) -> DataFrame:
     for column in ("case", "patient"):
         empty = table[column].isna() | (table[column] == "")
         if empty.any():
-            raise InputError(f"{np.count_nonzero(empty)} rows have no {column}; their cases: {_some(table.case[empty])}.")
+            names = _some(table.case[empty])
+            raise InputError(f"{where}: {np.count_nonzero(empty)} rows have no {column}; their cases: {names}.")
     twice = table.case[table.case.duplicated()]
     if len(twice):
-        raise InputError(f"Cases come more than once: {_some(twice)}.")
+        raise InputError(f"{where}: cases come more than once: {_some(twice)}.")
     table = table.assign(case=table.case.astype(str), patient=table.patient.astype(str))
     return table.sort_values("case", ignore_index=True)
 

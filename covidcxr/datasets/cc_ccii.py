@@ -19,6 +19,7 @@ Quirks:
 - yang2021's lists of 2007 + 870 training slices and 128 test slices, and its labels of the latter, were not published.
 """
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -103,7 +104,7 @@ class CCCCII(Dataset):
         found = Counter(path.rpartition("/")[0] for path in slices.image)
         for row in read_csv(self.folder / COUNTS, ("label", "patient_id", "scan_id", "n_slice")).itertuples():
             scan = f"{row.label}/{row.patient_id}/{row.scan_id}"
-            expected = int(row.n_slice) if str(row.n_slice).isdigit() else None
+            expected = int(row.n_slice) if re.fullmatch(r"[0-9]{1,9}", row.n_slice) else None
             if expected is None:
                 report.warning("slice count", f"{COUNTS} has {row.n_slice!r} slices for {scan}", file=COUNTS)
             elif scan not in found:

@@ -1,5 +1,6 @@
 """The table of the Cohen collection (ieee8023/covid-chestxray-dataset), `metadata.csv`, which several sets share."""
 
+import math
 from pathlib import Path
 
 from covidcxr.datasets.tables_of_cases import read_csv, yes_no
@@ -47,8 +48,9 @@ def patient(about: dict, phantom: bool) -> str | None:
 
 
 def number(text) -> float | None:
-    """A number, or None for an empty or unreadable cell."""
+    """A finite number, or None for an empty or unreadable cell."""
     try:
-        return float(text)
+        value = float(text)
     except (TypeError, ValueError):
         return None
+    return value if math.isfinite(value) else None

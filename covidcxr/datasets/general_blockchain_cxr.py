@@ -79,7 +79,7 @@ class GeneralBlockchainCXR(Dataset):
             filenames = [inside(name, structure_path) for name in self._annotations["Filename"]]
         elif self._coco is not None:
             self.SUPPORT_FILES = ("annotation/results.json",)
-            filenames = self._coco.filenames
+            filenames = [inside(name, coco_path) for name in self._coco.filenames]
         else:
             raise InputError(
                 f"{self.folder}: neither structure.csv nor annotation/results.json is there. Clone the whole repository: "
@@ -106,7 +106,7 @@ class GeneralBlockchainCXR(Dataset):
             try:
                 width, height = (int(part) for part in row["Resolution"].lower().split("x"))
                 box = {key.lower(): int(float(row[key])) for key in ("Top", "Left", "Width", "Height")}
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise InputError(
                     f"{self.folder / 'structure.csv'}, line {number}: Resolution (WxH), Top, Left, Width and Height "
                     f"must be whole numbers; found {[row[key] for key in ANNOTATION_COLUMNS[3:]]}"

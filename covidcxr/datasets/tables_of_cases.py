@@ -24,6 +24,8 @@ COLUMNS = {
     "source": "address or name of where this image comes from",
 }
 _BOOLEAN = ("covid", "icu", "death")
+_LONGEST_NAME, _LONGEST_PATH = 255, 1000  # bytes of a file's name on usual disks; characters, well within what systems take
+_SHOWN = 80  # characters of a text in a message
 
 _FINDINGS = {
     "covid-19": "COVID-19",
@@ -120,9 +122,12 @@ def paths_in(cell) -> list[str]:
 
 
 def inside(path: str, where) -> str:
-    """A path read from a table, if it stays in the set's folder; InputError with `where` (table and line) if it leads out."""
-    if not path or "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise InputError(f"{where}: {path!r} is not a path inside the set's folder")
+    """A path read from a table, if it stays in the set's folder; InputError with `where` (table and line) if it leads out, or is
+    none that a disk could hold."""
+    parts = PurePosixPath(path).parts
+    too_long = len(path) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in parts)
+    if not parts or too_long or "\\" in path or "\0" in path or path.startswith("/") or ".." in parts:
+        raise InputError(f"{where}: {path[:_SHOWN]!r} is not a path inside the set's folder")
     return path
 
 
@@ -130,15 +135,21 @@ def read_csv(path, required: tuple[str, ...] = (), **options):
     """A table with every cell as text ("" when empty); clear errors for unreadable files and missing columns."""
     import pandas
 
+    def read(encoding: str):
+        return pandas.read_csv(path, dtype=str, keep_default_na=False, encoding=encoding, **options)
+
     try:
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", **options)
-    except UnicodeDecodeError:
-        # spreadsheet programs write the local code page; latin-1 reads any byte, and only place names are affected
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="latin-1", **options)
+        try:
+            table = read("utf-8-sig")
+        except UnicodeDecodeError:
+            # spreadsheet programs write the local code page; latin-1 reads any byte, and only place names are affected
+            table = read("latin-1")
     except FileNotFoundError:
         raise InputError(f"{path}: the table is missing") from None
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, OSError) as error:
-        raise InputError(f"{path}: not a readable table ({error})") from error
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())})") from error
+    if not isinstance(table.index, pandas.RangeIndex):  # pandas takes the first cells of all rows for names of the rows
+        raise InputError(f"{path}: its rows have more cells than its header has columns")
     missing = [column for column in required if column not in table.columns]
     if missing:
         raise InputError(f"{path}: column {', '.join(map(repr, missing))} missing; found {', '.join(map(str, table.columns))}")
