@@ -70,10 +70,16 @@ class ByteStream:
             self.position += take
         return True
 
-    def finish(self) -> None:
-        """Walk to the end of compressed data, so that their last checksum is compared."""
-        while self.compressed and self._next():
-            pass
+    def finish(self, most: int) -> None:
+        """Walk to the end of compressed data, so that their last checksum is compared.
+
+        Args:
+            most: bytes that may still come; more are an error: a small file can hold any number of them.
+        """
+        while self.compressed and (piece := self._next()):
+            most -= len(piece)
+            if most < 0:
+                raise InputError(f"{self.path}: the file holds far more than its header promises. Get the file again.")
 
     def _next(self) -> bytes:
         """The next piece, after comparing the checksum of each gzip member that ends before it; empty at the end."""

@@ -7,8 +7,8 @@ a matter of strides and copies nothing.
 """
 
 import itertools
+import math
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,9 @@ Units = Literal["HU", "windowed", "unknown"]
 
 GRID_TOLERANCE = 0.1  # of the finest spacing: how far a voxel may lie from its partner in another file
 OBLIQUE_DEGREES = 1.0  # tilt from which the affine is called oblique
+MOST_VOXELS = 1 << 30  # a chest CT has some hundred million; a damaged or hostile header may ask for any number
 _SLAB_BYTES = 1 << 20
+_HEAD_BYTES = 1 << 20  # of a file, in which its header and the extensions of that must end
 
 
 class VolumeWarning(UserWarning):
@@ -223,14 +225,20 @@ def _open(path: Path) -> _Header:
     if not path.name.lower().endswith((".nii", ".nii.gz", ".hdr", ".img")):
         raise InputError(f"{path}: expected a NIfTI file (.nii or .nii.gz). Convert DICOM series with dcm2niix first.")
     try:
-        image: Any = nib.load(path)
-        proxy, header = image.dataobj, image.header
+        image: Any = _load(path)
+        if not isinstance(image, nib.Nifti1Pair | nib.Nifti2Pair):  # single files, pairs and NIfTI-2 derive from it
+            found = type(image).__name__
+            raise InputError(f"{path}: expected NIfTI, found {found}, which does not say how the patient lies.")
+        proxy: Any = image.dataobj
+        header = image.header
         shape, dtype = tuple(int(n) for n in image.shape), proxy.dtype
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError, zlib.error,
-            ValueError, OverflowError) as error:
+        offset, slope, intercept = int(proxy.offset), float(proxy.slope), float(proxy.inter)
+        notes = _orientation_notes(header)
+    except InputError:
+        raise
+    except Exception as error:
+        # whatever a damaged header leads to inside nibabel
         raise InputError(f"{path}: not a readable NIfTI file ({error}). Get the file again.") from error
-    if not isinstance(image, nib.Nifti1Pair | nib.Nifti2Pair):  # single files, pairs and NIfTI-2 derive from it
-        raise InputError(f"{path}: expected NIfTI, found {type(image).__name__}, which does not say how the patient lies.")
     if dtype.kind not in "iuf":
         kind = "colour" if dtype.names else str(dtype)
         raise InputError(f"{path}: expected one number per voxel, found {kind} voxels. Give the original CT or mask.")
@@ -240,15 +248,31 @@ def _open(path: Path) -> _Header:
         raise InputError(f"{path}: expected three axes (X, Y, Z), found shape {shape}. Give one volume, not a series or a slice.")
     if 0 in shape:
         raise InputError(f"{path}: the volume is empty, its shape is {shape}. Get the file again.")
-    notes = _orientation_notes(header)
+    if min(shape) < 0 or math.prod(shape) > MOST_VOXELS or not 0 <= offset <= _HEAD_BYTES:
+        raise InputError(f"{path}: {shape} voxels from byte {offset} on are not those of a CT volume. Get the file again.")
     affine = _check_affine(np.asarray(image.affine, float), path)
     tilt = _tilt(affine)
     if tilt > OBLIQUE_DEGREES:
         notes.append(f"oblique affine, tilted by {tilt:.1f} degrees: the closest anatomical axes are used, nothing is resampled")
     return _Header(
-        path, Path(image.file_map["image"].filename or path), shape, dtype, int(proxy.offset),
-        float(proxy.slope), float(proxy.inter), affine, nib.io_orientation(affine), notes,
+        path, Path(image.file_map["image"].filename or path), shape, dtype, offset, slope, intercept, affine,
+        nib.io_orientation(affine), notes,
     )
+
+
+def _load(path: Path) -> Any:
+    """The image as nibabel has it, without voxels. Of a single file nibabel sees the beginning only: the length of a header's
+    extension is whatever the file says, and a small compressed file can hold any number of bytes."""
+    import nibabel as nib
+
+    if path.suffix.lower() in (".hdr", ".img"):
+        return nib.load(path)
+    head = bytearray(_HEAD_BYTES)
+    with ByteStream(path) as stream:
+        stream.fill(memoryview(head))
+        del head[stream.position :]
+    kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(bytes(head)) else nib.Nifti1Image
+    return kind.from_bytes(bytes(head))
 
 
 def _orientation_notes(header) -> list[str]:
@@ -344,9 +368,9 @@ def _read_array(header: _Header, dtype, nan_value: float | None) -> tuple[np.nda
     """The file's voxels in the file's own order (X fastest), as int16 or uint8, and how many were not finite."""
     scaled = (header.slope, header.intercept) != (1.0, 0.0)
     filled = 0
-    with ByteStream(header.data_path) as stream:  # decompression begins while the array is being made
+    with _opened(header) as stream:  # decompression begins while the array is being made
         # not np.empty: it asks the system for huge pages, and getting those may take longer than reading the file
-        flat = np.frombuffer(bytearray(int(np.prod(header.shape, dtype=np.int64)) * np.dtype(dtype).itemsize), dtype)
+        flat = np.frombuffer(bytearray(math.prod(header.shape) * np.dtype(dtype).itemsize), dtype)
         _fill(stream, memoryview(bytearray(header.offset)), header)
         if header.dtype == flat.dtype and not scaled:
             _fill(stream, flat.data.cast("B"), header)
@@ -357,17 +381,34 @@ def _read_array(header: _Header, dtype, nan_value: float | None) -> tuple[np.nda
                 part = buffer[: min(step, flat.size - start)]
                 _fill(stream, part.view(np.uint8).data, header)
                 filled += _convert(part, flat[start : start + part.size], header, nan_value)
-        stream.finish()
+        stream.finish(_HEAD_BYTES + flat.size * header.dtype.itemsize)
     return flat.reshape(header.shape, order="F"), filled
+
+
+def _opened(header: _Header) -> ByteStream:
+    """The file's bytes, if there can be as many as its header promises: gzip packs a thousand into one at best."""
+    try:
+        stream = ByteStream(header.data_path)
+    except OSError as error:
+        raise InputError(f"{header.data_path}: the voxels of {header.path} can't be read ({error.strerror}).") from error
+    size = header.data_path.stat().st_size * (1100 if stream.compressed else 1)
+    if header.offset + math.prod(header.shape) * header.dtype.itemsize > size:
+        with stream:
+            raise _ends_early(header, f"at most {size}")
+    return stream
 
 
 def _fill(stream: ByteStream, target: memoryview, header: _Header) -> None:
     if not stream.fill(target):
-        wanted = header.offset + int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
-        raise InputError(
-            f"{header.path}: the file ends early. Its header promises {wanted} bytes for {header.shape} voxels, "
-            f"found {stream.position}. Get the file again."
-        )
+        raise _ends_early(header, stream.position)
+
+
+def _ends_early(header: _Header, found: int | str) -> InputError:
+    wanted = header.offset + math.prod(header.shape) * header.dtype.itemsize
+    return InputError(
+        f"{header.path}: the file ends early. Its header promises {wanted} bytes for {header.shape} voxels, "
+        f"found {found}. Get the file again."
+    )
 
 
 def _convert(part: np.ndarray, target: np.ndarray, header: _Header, nan_value: float | None) -> int:
