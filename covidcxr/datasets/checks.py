@@ -61,8 +61,11 @@ def _rotation(path: Path) -> int | None:
 
     if is_dicom(path):  # turned as its own header asks
         return None
-    with Image.open(path) as picture:
-        return picture.getexif().get(0x0112)
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(0x0112)
+    except Exception:  # whatever a damaged tag leads to inside Pillow; the picture itself has been read
+        return None
 
 
 def check_lesion_in_lung(lesion: np.ndarray, lung: np.ndarray, measured: dict, report) -> None:

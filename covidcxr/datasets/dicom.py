@@ -48,7 +48,10 @@ def read_dicom(path: Path) -> np.ndarray:
     dataset = _read_header(path, pixels=True)
     _check_decoder(dataset, path)
     try:
-        grey = _shown(dataset, dataset.pixel_array)
+        stored = dataset.pixel_array
+        if stored.shape != (int(dataset.Rows), int(dataset.Columns)):  # of all that is there, whatever the number of frames says
+            raise ValueError(f"they have the shape {stored.shape}, the header says {dataset.Rows} x {dataset.Columns}")
+        grey = _shown(dataset, stored)
     except Exception as error:
         # whatever a damaged element leads to inside pydicom
         raise InputError(
@@ -74,10 +77,16 @@ def _read_header(path: Path, pixels: bool) -> Any:
     """The elements of `ELEMENTS`, checked as far as the header goes."""
     import pydicom
     from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     elements = ELEMENTS if pixels else ELEMENTS[:-1]
     try:
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # unpacked whole before all else
+            raise InputError(f"{path}: deflated DICOM is not read. Store it uncompressed (Explicit VR Little Endian).")
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(elements))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: the image is missing") from None
     except InvalidDicomError:
@@ -107,6 +116,9 @@ def _check_image(dataset: Any, pixels: bool, path: Path) -> None:
         raise InputError(
             f"{path}: a grey image (MONOCHROME1 or MONOCHROME2) is expected, this one is {dataset.PhotometricInterpretation}"
         )
+    for element in ELEMENTS[:-1]:
+        dataset.get(element)
+    _directions(dataset)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * columns <= MOST_PIXELS:
         raise InputError(f"{path}: {columns} x {rows} pixels (width x height) are not those of a radiograph")

@@ -9,6 +9,8 @@ from covidcxr.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
+# What is taken for a picture, whatever its name. Pillow knows more formats, and starts Ghostscript for one of them.
+_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "TIFF", "GIF", "WEBP")
 # ITU-R BT.601 weights of luminance, as Pillow and OpenCV use them
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -38,7 +40,7 @@ def read_pixels(path: Path) -> np.ndarray:
     if is_dicom(path):
         return read_dicom(path)
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=_FORMATS) as file:
             picture: Image.Image = file
             if file.mode in ("P", "PA"):
                 picture = file.convert("RGBA" if "transparency" in file.info or file.mode == "PA" else "RGB")
@@ -47,7 +49,8 @@ def read_pixels(path: Path) -> np.ndarray:
             pixels = np.asarray(picture)
     except FileNotFoundError:
         raise InputError(f"{path}: the image is missing") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:
+        # whatever a damaged file leads to inside Pillow
         raise InputError(f"{path}: not a readable image ({type(error).__name__}: {error}). Fetch or copy it again.") from error
     if pixels.dtype == np.int32:  # Pillow's mode "I" holds 16-bit values
         if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
@@ -90,11 +93,12 @@ def read_size(path: Path) -> tuple[int, int]:
     if is_dicom(path):
         return read_dicom_size(path)
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             return picture.height, picture.width
     except FileNotFoundError:
         raise InputError(f"{path}: the image is missing") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:
+        # whatever a damaged file leads to inside Pillow
         raise InputError(f"{path}: not a readable image ({type(error).__name__}: {error}). Fetch or copy it again.") from error
 
 
