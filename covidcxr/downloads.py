@@ -146,17 +146,17 @@ class ResumingDownloader:
 
 
 def _start(answer) -> int | None:
-    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    match = re.match(r"bytes (\d{1,18})-", answer.headers.get("Content-Range", ""))
     return int(match.group(1)) if match else None
 
 
 def _total(answer) -> int | None:
     """Size of the whole file, from Content-Range ("bytes 5-9/10", "bytes */10") or Content-Length."""
-    match = re.search(r"/(\d+)$", answer.headers.get("Content-Range", ""))
+    match = re.search(r"/(\d{1,18})$", answer.headers.get("Content-Range", ""))
     if match:
         return int(match.group(1))
     length = answer.headers.get("Content-Length")
-    return int(length) if length and answer.status_code == 200 else None
+    return int(length) if length and re.fullmatch(r"\d{1,18}", length) and answer.status_code == 200 else None
 
 
 def _size(number: int) -> str:

@@ -5,11 +5,13 @@ import shutil
 import stat
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from covidcxr.errors import InputError
+from covidcxr.paths import DISK_TROUBLE
 
+_LARGEST, _PACKED = 1 << 30, 100  # an archive of more bytes than this holds at most so many times its own size
+_LONGEST_NAME, _LONGEST_PATH = 255, 1000  # as `tables_of_cases.inside`
 _IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db")
 
 
@@ -31,6 +33,8 @@ def unpack_zip(archive: Path, target: Path, workspace: Path) -> dict[str, int]:
         with zipfile.ZipFile(archive) as content:
             members = _members(content, archive, target.name)
             needed = sum(info.file_size for _, info in members)
+            if needed > max(_LARGEST, _PACKED * archive.stat().st_size):
+                raise InputError(f"{archive}: unpacked it takes {needed / 2**20:.0f} MiB, too much for an archive of its size")
             free = shutil.disk_usage(workspace).free
             if needed > free:
                 raise InputError(
@@ -43,6 +47,8 @@ def unpack_zip(archive: Path, target: Path, workspace: Path) -> dict[str, int]:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with content.open(info) as source, open(path, "wb") as file:
                         shutil.copyfileobj(source, file, 1 << 20)
+                        if file.tell() != info.file_size:
+                            raise InputError(f"{archive}: {name} has {file.tell()} bytes, {info.file_size} are announced")
                 if not target.exists():  # the usual case: the folder appears complete or not at all
                     target.parent.mkdir(parents=True, exist_ok=True)
                     Path(aside, "new").rename(target)
@@ -50,7 +56,12 @@ def unpack_zip(archive: Path, target: Path, workspace: Path) -> dict[str, int]:
                     for name, _ in members:
                         (target / name).parent.mkdir(parents=True, exist_ok=True)
                         Path(aside, "new", name).replace(target / name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:
+        # whatever a damaged archive leads to in zipfile and its decompressors, but not the disk's own trouble
+        if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+            raise
         raise InputError(f"{archive}: not a readable zip archive ({error}). Delete it and fetch it again.") from error
     return {str(name): info.file_size for name, info in members}
 
@@ -70,6 +81,8 @@ def _members(content: zipfile.ZipFile, archive: Path, own_name: str) -> list[tup
             if "\\" in info.orig_filename or "\0" in info.orig_filename
             else "a link"
             if stat.S_IFMT(mode) == stat.S_IFLNK
+            else "no name, or one that is too long"
+            if not name.parts or len(str(name)) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in name.parts)
             else "encrypted"
             if info.flag_bits & 1
             else ""
@@ -80,6 +93,7 @@ def _members(content: zipfile.ZipFile, archive: Path, own_name: str) -> list[tup
             members.append((name, info))
     if members and all(len(name.parts) > 1 and name.parts[0] == own_name for name, _ in members):
         members = [(PurePosixPath(*name.parts[1:]), info) for name, info in members]
-    if len({name for name, _ in members}) != len(members):
+    names = {name for name, _ in members}
+    if len(names) != len(members) or names & {folder for name in names for folder in name.parents}:
         raise InputError(f"{archive}: several entries have the same name; nothing was unpacked")
     return members

@@ -12,6 +12,7 @@ from covidcxr import paths
 from covidcxr.datasets import holds_data
 from covidcxr.datasets.archives import unpack_zip
 from covidcxr.datasets.manifests import RECORD
+from covidcxr.datasets.tables_of_cases import inside
 from covidcxr.downloads import download
 from covidcxr.errors import DataMissing, InputError
 
@@ -70,9 +71,9 @@ def _fetch_file(name: str, folder: Path, downloads: Path, entry: dict, mirror: s
     file = Path(urlsplit(entry["url"]).path).name
     target = folder / entry["unpack_to"]
     receipt_path = downloads / "receipt.json"
-    receipt = json.loads(receipt_path.read_text()) if receipt_path.is_file() else {}
+    receipt = _read_receipt(receipt_path)
     known = receipt.get(file, {})
-    if known.get("sha256") == entry["sha256"] and _all_there(target, known["unpacked"]):
+    if known.get("sha256") == entry["sha256"] and _all_there(target, known.get("unpacked")):
         report(f"  {file}: already unpacked")
         return
     if not known and holds_data(target):
@@ -89,5 +90,21 @@ def _fetch_file(name: str, folder: Path, downloads: Path, entry: dict, mirror: s
     report(f"  {file}: {len(unpacked)} files unpacked into {target}")
 
 
-def _all_there(target: Path, unpacked: dict[str, int]) -> bool:
-    return all((target / file).is_file() and (target / file).stat().st_size == size for file, size in unpacked.items())
+def _read_receipt(path: Path) -> dict[str, dict]:
+    """What has been unpacked, by archive; a damaged receipt is as good as none."""
+    if not path.is_file():
+        return {}
+    try:
+        content = paths.read_json(path, "receipt")
+    except InputError:
+        return {}
+    return {file: known for file, known in content.items() if isinstance(known, dict)} if isinstance(content, dict) else {}
+
+
+def _all_there(target: Path, unpacked) -> bool:
+    if not isinstance(unpacked, dict):
+        return False
+    try:
+        return all((target / inside(file, target)).stat().st_size == size for file, size in unpacked.items())
+    except (OSError, InputError):
+        return False

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,10 +67,15 @@ def _hash_file(item: tuple[str, Path]) -> tuple[str, list]:
 
 def _read_cache(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text())
+        content = paths.parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return {name: entry for name, entry in content.items() if _is_entry(entry)} if isinstance(content, dict) else {}
+
+
+def _is_entry(entry) -> bool:
+    """[size, time of change, sha256]"""
+    return isinstance(entry, list) and len(entry) == 3 and bool(re.fullmatch("[0-9a-f]{64}", str(entry[2])))
 
 
 def folder_digest(folder: Path) -> dict:
