@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from covidcxr.arithmetic import is_number
 from covidcxr.errors import CovidcxrError, InputError, ParameterError
-from covidcxr.paths import write_atomically
+from covidcxr.paths import parse_json, write_atomically
 from covidcxr.projection import resize
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ class LungModel:
 
         path = Path(folder) / CARD
         try:
-            card = Card(**json.loads(path.read_text(encoding="utf-8")))
+            card = Card(**parse_json(path.read_bytes()))
+            if not is_number(card.threshold) or type(card.size) is not int:
+                raise ValueError("size and threshold must be numbers")
             weights = path.parent / card.weights
             if not weights.resolve().is_relative_to(path.parent.resolve()):
                 raise InputError(f"{path}: the weights {card.weights!r} lie outside of the stage's folder.")

@@ -9,7 +9,6 @@ used is left out and named in `problems`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +74,10 @@ def read_study() -> dict[str, Any]:
     study = paths.read_yaml(path)
     if not isinstance(study, dict) or not isinstance(study.get("stages"), dict):
         raise InputError(f"{path} must hold a mapping with the key stages.")
+    for section in ("stages", "planned"):
+        entries = study.get(section) or {}
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise InputError(f"{path}: {section} must be a mapping of names to mappings.")
     return study
 
 
@@ -87,13 +90,14 @@ def read_profile(profile_dir: Path, study: Mapping[str, Any] | None = None, *, n
             that was run by hand.
     """
     study = read_study() if study is None else study
-    left_out = profile_settings(profile_dir.name).get("leave_out") or ()
+    left_out = profile_settings(profile_dir.name).get("leave_out")
+    left_out = left_out if isinstance(left_out, list) else []
     found = {}
     for section in ("stages", "planned"):
         for name, entry in (study.get(section) or {}).items():
             outcome = read_stage(profile_dir / name, need_run=need_run)
             outcome.notebook = str(entry.get("notebook", ""))
-            outcome.needs = tuple(entry.get("needs") or ())
+            outcome.needs = tuple(map(str, entry["needs"])) if isinstance(entry.get("needs"), list) else ()
             if section == "planned":
                 outcome.planned = True
                 if outcome.state.status == "not run":
@@ -215,13 +219,13 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise ValueError(f"larger than {LARGEST_JSON // 2**20} MB")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = paths.parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except NotADirectoryError:
         problems.append(f"{path.parent.name} is a file; a folder was expected.")
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         problems.append(f"{label} can't be read: {error}.")
         return {}
     if not isinstance(content, dict):

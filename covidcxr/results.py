@@ -299,7 +299,7 @@ class Stage:
 def read_record(stage_folder: Path, name: str = "run.json") -> dict[str, Any]:
     """The completion record of a stage's folder; empty when there is none or it can't be read."""
     try:
-        record = json.loads((stage_folder / name).read_text(encoding="utf-8"))
+        record = paths.parse_json((stage_folder / name).read_bytes())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -312,7 +312,8 @@ def _finished_data(folder: Path) -> str | None:
     """
     if folder.parent.name != INTERACTIVE:
         record = read_record(folder)
-        return (record.get("parameters") or {}).get("data") if record.get("status") == "done" else None
+        parameters = record.get("parameters")
+        return parameters.get("data") if record.get("status") == "done" and isinstance(parameters, dict) else None
     written = read_record(folder, "results.json")
     return written.get("source") if written.get("finished") is True else None
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,10 +187,11 @@ def _without_optimizer(model: keras.Model) -> Iterator[None]:
 def read_record(record: Path, key: str) -> History | None:
     """The history of a finished training with this key."""
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = paths.parse_json(record.read_bytes())
     except (OSError, ValueError):
         return None
-    return content["history"] if isinstance(content, dict) and content.get("key") == key else None
+    history = content.get("history") if isinstance(content, dict) and content.get("key") == key else None
+    return history if isinstance(history, list) else None
 
 
 def _array(variable) -> np.ndarray:
@@ -245,13 +245,14 @@ class _Progress(keras.callbacks.Callback):
         try:
             with np.load(self.file, allow_pickle=False) as stored:
                 about = json.loads(bytes(stored["about"]).decode())
+                key, history = about["key"], list(about["history"])
                 values, best = ([stored[f"{part}{i}"] for i in range(about[part])] for part in ("state", "best"))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # whatever a damaged file leads to inside numpy and zipfile
             return 0
         variables = self.state()
-        if about["key"] != self.key or [v.shape for v in values] != [tuple(v.shape) for v in variables]:
+        if key != self.key or [v.shape for v in values] != [tuple(v.shape) for v in variables]:
             return 0
-        self.values, self.best, self.history = values, best, about["history"]
+        self.values, self.best, self.history = values, best, history
         return len(self.history)
 
     def on_train_begin(self, logs=None):
