@@ -7,6 +7,7 @@ other is an error. Of an .h5 the arrays in the file itself are read, not those i
 
 import importlib
 import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -31,6 +32,8 @@ STORAGES = {
     "BoolStorage": "?",
 }
 H5_MAGIC = b"\x89HDF\r\n\x1a\n"
+MOST_BYTES = 1 << 32  # of one file; weights of the largest networks here take a tenth of it
+_NDARRAY = "numpy.ndarray"  # stands for the class, which pickles only name
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what torch.save wrote first before its files were zip archives (torch 1.6)
 NUMPY_PLACES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 
@@ -84,12 +87,16 @@ def _read_h5(path):
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
             if item.external or item.is_virtual:
                 raise InputError(f"{path} is not read: {name} lies in another file.")
+            if item.nbytes > MOST_BYTES:
+                raise InputError(f"{path} is not read: {name} would take {item.nbytes} bytes.")
             tensors[name] = item[()]
 
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises of a damaged file
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file leads to inside h5py
         raise InputError(f"{path} is damaged or cut off: {error}.") from error
     return tensors
 
@@ -106,20 +113,11 @@ def _read_pickle(path):
                 content = content[key]
         if not isinstance(content, dict):
             raise InputError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
-        return {str(name): _array(value, load) for name, value in content.items() if isinstance(value, _Tensor | np.ndarray)}
+        tensors = {name: value for name, value in content.items() if isinstance(value, _Tensor | np.ndarray)}
+        return {str(name): array for name, value in tensors.items() if (array := _array(value, load)).dtype.kind in "fiub"}
     except InputError as error:
         raise InputError(f"{path} is not read: {error}.") from None
-    # A damaged pickle fails in any of these ways.
-    except (
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-    ) as error:
+    except Exception as error:  # whatever a damaged pickle or archive leads to
         raise InputError(
             f"{path} is damaged, or no weight file of PyTorch, detectron2 or Keras: {type(error).__name__}: {error}."
         ) from error
@@ -134,6 +132,8 @@ def _array(value, load):
         return np.zeros(value.shape, numbers.dtype)
     if value.offset < 0 or min(value.strides, default=0) < 0 or last >= len(numbers):
         raise InputError(f"a tensor of shape {value.shape} reaches beyond its storage of {len(numbers)} numbers")
+    if math.prod(value.shape) > len(numbers):
+        raise InputError(f"a tensor of shape {value.shape} repeats the {len(numbers)} numbers of its storage")
     strides = [s * numbers.itemsize for s in value.strides]
     return np.lib.stride_tricks.as_strided(numbers[value.offset :], value.shape, strides).copy()
 
@@ -159,6 +159,8 @@ def _open_zip(path):
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise InputError("its numbers are big-endian")
+        if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
+            raise InputError(f"it would unpack to more than {MOST_BYTES} bytes")
         content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
 
     def load(storage):
@@ -183,6 +185,8 @@ def _open_pickle(file):
         if int.from_bytes(file.read(8), "little") != storage.count:
             raise InputError(f"storage {key} is not of the length announced")
         size = storage.count * np.dtype(STORAGES[storage.kind]).itemsize
+        if size > MOST_BYTES:
+            raise InputError(f"storage {key} would take {size} bytes")
         loaded[key] = _numbers(file.read(size), storage)
     return content, lambda storage: loaded[storage.key]
 
@@ -190,6 +194,13 @@ def _open_pickle(file):
 def _tensor(storage, offset, shape, strides, *_):
     """Stands for torch._utils._rebuild_tensor_v2."""
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _empty(kind, shape, typecode):
+    """Stands for numpy's _reconstruct, whose array a pickle then fills: it may not ask for memory by itself."""
+    if kind is not _NDARRAY or shape != (0,):
+        raise InputError(f"it wants an array of shape {shape} that nothing was written of")
+    return np.ndarray((0,), typecode)
 
 
 def _parameter(tensor, *_):
@@ -213,9 +224,13 @@ class _Unpickler(pickle.Unpickler):
             return _parameter
         if module == "torch" and name in STORAGES:
             return name
-        if module in NUMPY_PLACES and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module in NUMPY_PLACES and name in ("_reconstruct", "scalar", "_frombuffer"):
+        if module in NUMPY_PLACES and name == "ndarray":
+            return _NDARRAY
+        if module in NUMPY_PLACES and name == "dtype":
+            return np.dtype
+        if module in NUMPY_PLACES and name == "_reconstruct":
+            return _empty
+        if module in NUMPY_PLACES and name in ("scalar", "_frombuffer"):
             place = "numpy._core.numeric" if name == "_frombuffer" else "numpy._core.multiarray"
             return getattr(importlib.import_module(place), name)
         if (module, name) == ("_codecs", "encode"):
