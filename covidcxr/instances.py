@@ -128,16 +128,16 @@ def of_projections(projections: Path, labels: Path, longer_side: int) -> list[In
         longer_side: pixels.
     """
     import cv2
-    import pandas as pd
 
     from covidcxr.datasets.coco import CocoMasks
     from covidcxr.datasets.images import stem
+    from covidcxr.datasets.tables_of_cases import inside, read_csv
 
     lesions = CocoMasks(labels / "coco.json", kind_of=str)
-    table = pd.read_csv(labels / "images.csv", dtype={"case": str, "patient": str})
+    table = read_csv(labels / "images.csv", ("image", "set", "case", "patient"))
 
     def read(row) -> Instances:
-        path = projections / row.image
+        path = projections / inside(row.image, labels / "images.csv")
         picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if picture is None or picture.dtype != np.uint16 or picture.ndim != 2:
             raise InputError(f"{path}: a 16-bit grey picture is expected; run the stage ct_projection again.")
