@@ -96,7 +96,7 @@ class LungModel:
                 raise InputError(f"{path}: the weights {card.weights!r} lie outside of the stage's folder.")
             network = lung_unet(**card.network)
             network.load_weights(weights)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, LookupError) as error:
             raise CovidcxrError(
                 f"{path.parent} holds no lung network that can be read ({type(error).__name__}: {error}). "
                 "Run the stage lung_segmentation again."

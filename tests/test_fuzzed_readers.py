@@ -20,7 +20,6 @@ import shutil
 import struct
 import sys
 import tracemalloc
-import warnings
 import zipfile
 import zlib
 from functools import partial
@@ -59,6 +58,8 @@ from covidcxr.datasets.v7_cxr import annotation_kind
 from covidcxr.errors import CovidcxrError, InputError, ParameterError
 from covidcxr.models import checkpoints
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # what readers warn of is the files' fault
+
 MEMORY = 3 << 30  # bytes
 SIZE = (40, 60)  # of the pictures, as in the tests whose files are borrowed
 TIMES = int(os.environ.get("COVIDCXR_FUZZ", "1"))
@@ -79,6 +80,7 @@ def examples(number: int):
 
 # ---- what is watched -------------------------------------------------------------------------------------------------
 
+STATM = Path("/proc/self/statm")  # on Linux; elsewhere memory is not bounded
 OPENED: list[str] = []
 WATCHING = False
 
@@ -92,14 +94,13 @@ def watch(event: str, details: tuple) -> None:
 def watched():
     """Bounds the memory, and has Python tell of every file that is opened. An audit hook can't be taken away, but can sleep."""
     global WATCHING
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
+    if STATM.is_file():
+        taken = int(STATM.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1]))
     sys.addaudithook(watch)
     WATCHING = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    yield
     WATCHING = False
     resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -384,7 +385,7 @@ def test_sets(name, make, root):
             tables(content.decode()) if form == "csv" else json_files(json.loads(content)) if form == "json" else damaged(content)
         )
 
-        read_damaged(8 if make is cc_ccii else 20, strategy, data / name / file, lambda: use(name, data), str(data), name)
+        read_damaged(6 if make is cc_ccii else 16, strategy, data / name / file, lambda: use(name, data), str(data), name)
         write(data / name / file, content)
 
 
@@ -478,7 +479,7 @@ def sound_volume(path: Path) -> None:
 def test_volumes(suffix, root):
     path = root / f"scan{suffix}"
 
-    @examples(250)
+    @examples(150)
     @given(niftis(), st.data())
     def check(content, data):
         if suffix == ".nii.gz":
@@ -763,9 +764,7 @@ def test_archives(root):
         shutil.rmtree(workspace / "set", ignore_errors=True)
         write(path, content)
         before = files_below(root.parent)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            unpacked = ends_well(lambda: unpack_zip(path, workspace / "set", workspace), path.name)
+        unpacked = ends_well(lambda: unpack_zip(path, workspace / "set", workspace), path.name)
         new = {name for name in files_below(root.parent) - before if not name.startswith("data/unpacking/set")}
         assert not new
         for name, size in (unpacked or {}).items():
@@ -793,7 +792,7 @@ def test_receipts_and_caches_of_hashes(root):
     (cache,) = (paths.cache_dir() / "manifests").glob("hashed-*.json")
     entry = {"one.txt": [3, (folder / "one.txt").stat().st_mtime_ns - 1, "0" * 64]}
 
-    @examples(150)
+    @examples(80)
     @given(json_files(sound), json_files(entry))
     def check(receipt, hashes):
         write(path, receipt)
@@ -995,7 +994,7 @@ def test_the_state_of_an_interrupted_training(tmp_path):
     sound = path.read_bytes()
     assert progress.resume() == 1
 
-    @examples(100)
+    @examples(50)
     @given(damaged(sound))
     def check(content):
         write(path, content)
@@ -1014,8 +1013,14 @@ def test_the_state_of_an_interrupted_training(tmp_path):
 
 
 def test_the_card_of_a_lung_network(root, monkeypatch):
-    monkeypatch.setattr("covidcxr.models.lung_unet.lung_unet", lambda **_: pytest.fail("a network was built of a damaged card"))
     path = root / "lungs" / lungs.CARD
+
+    class Network:
+        def load_weights(self, file):
+            assert file.resolve().is_relative_to(path.parent)
+            raise OSError("there are none")
+
+    monkeypatch.setattr("covidcxr.models.lung_unet.lung_unet", lambda **_: Network())
 
     @examples(100)
     @given(json_files({"weights": f"../../{OUTSIDE}/one.json", "network": {}, "size": 64, "threshold": 0.5}))
