@@ -106,7 +106,7 @@ class StageState(NamedTuple):
     """How far a stage is.
 
     Attributes:
-        status: `done`, `no-data`, `blocked`, `failed`, `unfinished`, `planned`, `left out` (by the profile) or `not run`.
+        status: `done`, `no-data`, `blocked`, `failed`, `unfinished`, `left out` (by the profile) or `not run`.
         data: `phantom` or `real`, where the stage has results.
         why: one sentence for the reader.
     """
@@ -293,7 +293,7 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def owners(known: Claims, study: Mapping[str, Any]) -> dict[str, str]:
-    """Which stage owes each claim, running and planned stages alike.
+    """Which stage owes each claim.
 
     Args:
         study: content of `params/study.yaml`.
@@ -302,13 +302,12 @@ def owners(known: Claims, study: Mapping[str, Any]) -> dict[str, str]:
         InputError: a stage owes a claim that does not exist, or two stages owe the same.
     """
     found: dict[str, str] = {}
-    for section in ("stages", "planned"):
-        for stage, entry in (study.get(section) or {}).items():
-            for name in (entry or {}).get("claims") or ():
-                known.claim(name)
-                if name in found:
-                    raise InputError(f"params/study.yaml: both {found[name]} and {stage} owe the claim {name}.")
-                found[name] = stage
+    for stage, entry in study["stages"].items():
+        for name in (entry or {}).get("claims") or ():
+            known.claim(name)
+            if name in found:
+                raise InputError(f"params/study.yaml: both {found[name]} and {stage} owe the claim {name}.")
+            found[name] = stage
     return found
 
 
@@ -317,7 +316,6 @@ def owners(known: Claims, study: Mapping[str, Any]) -> dict[str, str]:
 UNFINISHED = {
     "failed": "The stage failed.",
     "unfinished": "The stage was interrupted, is running, or left files that can't be used.",
-    "planned": "The notebook is not written yet.",
     "left out": "This profile leaves the stage out.",
     "not run": "The stage has not been run.",
 }

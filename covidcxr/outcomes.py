@@ -28,7 +28,7 @@ class Outcome:
     """What one stage left behind.
 
     Attributes:
-        name: the stage. `notebook`, `needs`, `planned`: as in `params/study.yaml`.
+        name: the stage. `notebook`, `needs`: as in `params/study.yaml`.
         state: how far it is, and with which kind of data.
         run: content of run.json; `failure`: of failure.json; empty where there is none.
         claims, numbers, tables, figures: the usable entries of results.json. `claims` is by claim id.
@@ -39,7 +39,6 @@ class Outcome:
     folder: Path
     notebook: str = ""
     needs: tuple[str, ...] = ()
-    planned: bool = False
     state: StageState = StageState()
     run: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] = field(default_factory=dict)
@@ -74,15 +73,13 @@ def read_study() -> dict[str, Any]:
     study = paths.read_yaml(path)
     if not isinstance(study, dict) or not isinstance(study.get("stages"), dict):
         raise InputError(f"{path} must hold a mapping with the key stages.")
-    for section in ("stages", "planned"):
-        entries = study.get(section) or {}
-        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-            raise InputError(f"{path}: {section} must be a mapping of names to mappings.")
+    if not all(isinstance(entry, dict) for entry in study["stages"].values()):
+        raise InputError(f"{path}: stages must be a mapping of names to mappings.")
     return study
 
 
 def read_profile(profile_dir: Path, study: Mapping[str, Any] | None = None, *, need_run: bool = True) -> dict[str, Outcome]:
-    """What every stage of the study left in a profile's folder, in the study's order, planned stages last.
+    """What every stage of the study left in a profile's folder, in the study's order.
 
     Args:
         profile_dir: folder that holds the stages' folders; it need not exist.
@@ -93,18 +90,13 @@ def read_profile(profile_dir: Path, study: Mapping[str, Any] | None = None, *, n
     left_out = profile_settings(profile_dir.name).get("leave_out")
     left_out = left_out if isinstance(left_out, list) else []
     found = {}
-    for section in ("stages", "planned"):
-        for name, entry in (study.get(section) or {}).items():
-            outcome = read_stage(profile_dir / name, need_run=need_run)
-            outcome.notebook = str(entry.get("notebook", ""))
-            outcome.needs = tuple(map(str, entry["needs"])) if isinstance(entry.get("needs"), list) else ()
-            if section == "planned":
-                outcome.planned = True
-                if outcome.state.status == "not run":
-                    outcome.state = StageState("planned")
-            elif outcome.state.status == "not run" and name in left_out:
-                outcome.state = StageState("left out")
-            found[name] = outcome
+    for name, entry in study["stages"].items():
+        outcome = read_stage(profile_dir / name, need_run=need_run)
+        outcome.notebook = str(entry.get("notebook", ""))
+        outcome.needs = tuple(map(str, entry["needs"])) if isinstance(entry.get("needs"), list) else ()
+        if outcome.state.status == "not run" and name in left_out:
+            outcome.state = StageState("left out")
+        found[name] = outcome
     return found
 
 

@@ -46,7 +46,7 @@ SYMBOLS = {
     "match": "✓", "differs": "≠", "not comparable": "◇", "figure only": "▣", "paper inconsistent": "!", "no data": "∅",
     "phantom": "◌", "not run": "…",
 }
-STAGE_WORDS = {"no-data": "no data", "unfinished": "not finished", "planned": "not written yet"}
+STAGE_WORDS = {"no-data": "no data", "unfinished": "not finished"}
 
 
 def build(profile_dir: Path) -> Path:

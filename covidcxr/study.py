@@ -104,7 +104,7 @@ class Plan:
                 parameters cell; stages that need each other in a circle.
         """
         check_names([profile], available_profiles(), "profile", "params/")
-        study = read_mapping(paths.params_dir() / "study.yaml", {"stages", "planned"})
+        study = read_mapping(paths.params_dir() / "study.yaml", {"stages"})
         settings = read_mapping(paths.params_dir() / f"{profile}.yaml", PROFILE_KEYS)
         schemas: dict[str, dict[str, Parameter]] = {}
         values: dict[str, dict[str, Any]] = {}

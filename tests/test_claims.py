@@ -83,16 +83,14 @@ def test_every_claim_is_owed_by_exactly_one_stage():
     assert set(claims.owners(KNOWN, STUDY)) == set(KNOWN.claims)
 
 
-def test_planned_stages_have_no_notebook_yet_and_running_ones_have_theirs():
-    there = {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
-    assert {entry["notebook"] for entry in STUDY["stages"].values()} == there
-    assert not there & {entry["notebook"] for entry in STUDY["planned"].values()}
+def test_every_notebook_is_a_stage():
+    assert {entry["notebook"] for entry in STUDY["stages"].values()} == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
 def test_a_claim_owed_twice_or_unknown_is_refused():
     name = "ramesh2021.figure1"
     with pytest.raises(InputError, match="both first and second owe"):
-        claims.owners(KNOWN, {"stages": {"first": {"claims": [name]}}, "planned": {"second": {"claims": [name]}}})
+        claims.owners(KNOWN, {"stages": {"first": {"claims": [name]}, "second": {"claims": [name]}}})
     with pytest.raises(InputError, match="ramesh2021.figure9.*ramesh2021.figure"):
         claims.owners(KNOWN, {"stages": {"first": {"claims": ["ramesh2021.figure9"]}}})
 
@@ -268,7 +266,7 @@ def test_what_the_notebook_calls_not_comparable_stays_so_with_its_reason():
 
 
 @pytest.mark.parametrize(("state", "expected"), [
-    ("not run", "not run"), ("planned", "not run"), ("failed", "not run"), ("unfinished", "not run"), ("no-data", "no data"),
+    ("not run", "not run"), ("failed", "not run"), ("unfinished", "not run"), ("no-data", "no data"),
     ("blocked", "no data"), ("done", "not run"),
 ])
 def test_without_a_record_the_state_of_the_stage_decides(state, expected):
