@@ -861,7 +861,7 @@ def project(tmp_path, monkeypatch):
         "first": {"notebook": "first", "params": {"seed": 3}, "threads": 1, "claims": []},
         "second": {"notebook": "first", "needs": ["first"], "datasets": ["folder"], "files": ["params/smoke.yaml"]},
     }
-    write(base / "params" / "study.yaml", json.dumps({"stages": stages, "planned": {"third": {"notebook": "x"}}}).encode())
+    write(base / "params" / "study.yaml", json.dumps({"stages": stages}).encode())
     profile = {
         "title": "T",
         "description": "d",
