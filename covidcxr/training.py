@@ -21,7 +21,7 @@ from keras import ops
 
 from covidcxr import paths
 from covidcxr.errors import CovidcxrError, InputError, ParameterError
-from covidcxr.fingerprint import digest, module_parts
+from covidcxr.fingerprint import digest, file_digest, module_parts
 
 History = list[dict[str, float]]
 """Per epoch the losses by name, `seconds`, how many of them validation took (`validation_seconds`, where there is any), and
@@ -98,8 +98,8 @@ def fit_or_load(
     folder.mkdir(parents=True, exist_ok=True)
     key = _key(model, feed(0), epochs, made_from, (patience, restore_best))
     record, weights = folder / f"{name}.json", folder / f"{name}.weights.h5"
-    finished = read_record(record, key)
-    if finished is not None and weights.is_file():
+    finished = read_record(record, key, weights)
+    if finished is not None:
         with _without_optimizer(model):
             model.load_weights(weights)
         print(f"{name}: trained before ({len(finished)} epochs); loaded from {weights}")
@@ -128,7 +128,7 @@ def fit_or_load(
         variable.assign(value)
     record.unlink(missing_ok=True)  # never a record beside the weights of another training
     save_weights(model, weights)
-    paths.write_atomically(record, json.dumps({"key": key, "made_from": made_from, "history": progress.history}, indent=1))
+    write_record(record, key, made_from, progress.history, weights)
     progress.file.unlink(missing_ok=True)
     return progress.history
 
@@ -184,14 +184,25 @@ def _without_optimizer(model: keras.Model) -> Iterator[None]:
         model.optimizer = optimizer
 
 
-def read_record(record: Path, key: str) -> History | None:
-    """The history of a finished training with this key."""
+def write_record(record: Path, key: str, made_from: Any, history: History, *files: Path) -> None:
+    """Say that a training has finished, and with which bytes it left its files of weights."""
+    left = {file.name: file_digest(file) for file in files}
+    paths.write_atomically(record, json.dumps({"key": key, "made_from": made_from, "history": history, "files": left}, indent=1))
+
+
+def read_record(record: Path, key: str, *files: Path) -> History | None:
+    """The history of a finished training with this key; None where its files are no longer those that it left."""
     try:
         content = paths.parse_json(record.read_bytes())
     except (OSError, ValueError):
         return None
     history = content.get("history") if isinstance(content, dict) and content.get("key") == key else None
-    return history if isinstance(history, list) else None
+    if not isinstance(history, list):
+        return None
+    if content.get("files") != {file.name: file_digest(file) for file in files}:
+        print(f"{record.stem}: its weights are damaged or gone; it is trained again")
+        return None
+    return history
 
 
 def _array(variable) -> np.ndarray:

@@ -247,6 +247,10 @@ def test_what_is_finished_is_loaded_and_what_has_changed_begins_anew(tmp_path, c
     assert "trained before" in capsys.readouterr().out and again == history and begun == [0]
     assert all(np.array_equal(a, b) for a, b in zip(weights(first.generator), weights(second.generator), strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(weights(first.generator), weights(tiny().generator), strict=True))
+    critic = tmp_path / "net.critic.weights.h5"
+    critic.write_bytes(critic.read_bytes()[:-1])
+    train(tmp_path, steps=2)
+    assert "trained again" in capsys.readouterr().out and begun.pop() == 0
     changed = {"others": {"made_from": "others"}, "seed": {"seed": 1}, "weight": {"one": tiny(fidelity=1.0)},
                "turns": {"settings": trainer.Settings(critic_steps=2)}}
     keys = {json.loads((tmp_path / "net.json").read_text())["key"]}
@@ -282,6 +286,9 @@ def test_a_damaged_state_is_passed_over(tmp_path):
     (tmp_path / "net.progress.npz").write_bytes(b"PK\x03\x04 not an archive")
     _, history = train(tmp_path, steps=2)
     assert len(history) == 1
+    np.savez(tmp_path / "net.progress.npz", about=np.frombuffer(b'["no", "mapping"]', np.uint8))
+    _, history = train(tmp_path, steps=3)
+    assert len(history) == 2
 
 
 @pytest.mark.parametrize(("normal", "lesioned", "message"), [

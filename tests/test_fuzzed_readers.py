@@ -974,7 +974,7 @@ def test_the_record_of_a_training(root):
     path = root / "net.json"
 
     @examples(100)
-    @given(json_files({"key": "k", "made_from": {}, "history": [{"loss": 0.5, "seconds": 1.0}]}))
+    @given(json_files({"key": "k", "made_from": {}, "history": [{"loss": 0.5, "seconds": 1.0}], "files": {}}))
     def check(content):
         write(path, content)
         history = training.read_record(path, "k")

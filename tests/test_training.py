@@ -136,6 +136,16 @@ def test_damaged_files_are_not_taken_up(tmp_path):
     assert set(Feed.served) == set(range(EPOCHS))
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:-1000], lambda content: bytes([content[0] ^ 1]) + content[1:]])
+def test_weights_that_are_not_those_of_the_record_are_made_anew(tmp_path, capsys, damage):
+    trained, history = train(tmp_path)
+    kept = tmp_path / "net.weights.h5"
+    kept.write_bytes(damage(kept.read_bytes()))
+    again, same_history = train(tmp_path)
+    assert "its weights are damaged or gone; it is trained again" in capsys.readouterr().out
+    assert set(Feed.served) == set(range(EPOCHS)) and same(trained, again) and losses(same_history) == losses(history)
+
+
 def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(tmp_path):
     net = model()
     net.compile(keras.optimizers.SGD(1e30), loss="mse", jit_compile=False)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from covidcxr import feeding, paths, training
+from covidcxr import feeding, training
 from covidcxr.decomposition.games import Game
 from covidcxr.decomposition.players import CriticStep, GeneratorStep
 from covidcxr.errors import CovidcxrError, InputError, ParameterError
@@ -125,8 +124,8 @@ def train(
     files = {folder / f"{name}.weights.h5": game.generator}
     if game.critic is not None:
         files[folder / f"{name}.critic.weights.h5"] = game.critic
-    finished = training.read_record(record, key)
-    if finished is not None and all(file.is_file() for file in files):
+    finished = training.read_record(record, key, *files)
+    if finished is not None:
         for file, network in files.items():
             network.load_weights(file)
         print(f"{name}: trained before ({steps} steps); loaded from {folder / name}.weights.h5")
@@ -144,7 +143,7 @@ def train(
     record.unlink(missing_ok=True)
     for file, network in files.items():
         training.save_weights(network, file)
-    paths.write_atomically(record, json.dumps({"key": key, "made_from": made_from, "history": history}, indent=1))
+    training.write_record(record, key, made_from, history, *files)
     progress.unlink(missing_ok=True)
     return history
 
@@ -254,12 +253,13 @@ class _Match:
             with np.load(file, allow_pickle=False) as stored:
                 about = json.loads(bytes(stored["about"]).decode())
                 values = [stored[f"state{i}"] for i in range(about["count"])]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                made, step, critic_step, history = (about[name] for name in ("key", "step", "critic_step", "history"))
+        except Exception:  # whatever a damaged file leads to inside numpy and zipfile
             return []
         variables = self._state()
-        if about["key"] != key or [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
+        if made != key or [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
             return []
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        self.step, self.critic_step = about["step"], about["critic_step"]
-        return about["history"]
+        self.step, self.critic_step = step, critic_step
+        return history
