@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 import numpy as np
 
 from covidcxr import metrics, paths
+from covidcxr.arithmetic import is_number
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.instances import Instances, stretch
 
@@ -250,8 +251,10 @@ def load(folder: Path) -> tuple[keras.Model, float]:
     for name in (MODEL, CARD):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is not there. Run the stage unet_opacity again: it writes it.")
-    threshold = paths.read_json(folder / CARD, "card of the network").get("threshold")
-    return keras.models.load_model(folder / MODEL, compile=False), threshold
+    card = paths.read_json(folder / CARD, "card of the network")
+    if not isinstance(card, dict) or not is_number(card.get("threshold")):
+        raise InputError(f"{folder / CARD}: a number `threshold` is expected. Run the stage unet_opacity again: it writes it.")
+    return keras.models.load_model(folder / MODEL, compile=False), card["threshold"]
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -160,6 +160,10 @@ def test_a_kept_model_says_the_same_without_its_loss(tmp_path):
     (_, before), (_, after) = (*opacity.predict(model, [cut("box")]), *opacity.predict(kept, [cut("box")]))
     np.testing.assert_allclose(before, after, rtol=1e-6)
     assert not kept.compiled and model.compiled
+    for damaged in ("[0.3]", '{"threshold": "0.3"}', "{}"):
+        (tmp_path / opacity.CARD).write_text(damaged)
+        with pytest.raises(InputError, match="unet.json: a number `threshold` is expected"):
+            opacity.load(tmp_path)
 
 
 @pytest.fixture(scope="module")
