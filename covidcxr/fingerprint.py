@@ -31,7 +31,8 @@ def digest(value: Any) -> str:
 def file_digest(path: Path) -> str | None:
     """Hash of a file's bytes; None when it is not there."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:  # weights may be large: not all at once
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
 

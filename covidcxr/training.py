@@ -186,8 +186,8 @@ def _without_optimizer(model: keras.Model) -> Iterator[None]:
 
 def write_record(record: Path, key: str, made_from: Any, history: History, *files: Path) -> None:
     """Say that a training has finished, and with which bytes it left its files of weights."""
-    left = {file.name: file_digest(file) for file in files}
-    paths.write_atomically(record, json.dumps({"key": key, "made_from": made_from, "history": history, "files": left}, indent=1))
+    content = {"key": key, "made_from": made_from, "history": history, "files": _digests(files)}
+    paths.write_atomically(record, json.dumps(content, indent=1))
 
 
 def read_record(record: Path, key: str, *files: Path) -> History | None:
@@ -199,10 +199,14 @@ def read_record(record: Path, key: str, *files: Path) -> History | None:
     history = content.get("history") if isinstance(content, dict) and content.get("key") == key else None
     if not isinstance(history, list):
         return None
-    if content.get("files") != {file.name: file_digest(file) for file in files}:
+    if content.get("files") != _digests(files):
         print(f"{record.stem}: its weights are damaged or gone; it is trained again")
         return None
     return history
+
+
+def _digests(files: Sequence[Path]) -> dict[str, str | None]:
+    return {file.name: file_digest(file) for file in files}
 
 
 def _array(variable) -> np.ndarray:
