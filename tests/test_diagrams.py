@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 matplotlib.use("Agg")
 
 from covidcxr import diagrams  # noqa: E402
-from covidcxr.diagrams import Diagram  # noqa: E402
+from covidcxr.diagrams.drawing import Diagram  # noqa: E402
 from covidcxr.errors import InputError, ParameterError  # noqa: E402
 from covidcxr.maskrcnn.model import MaskRCNN  # noqa: E402
 from covidcxr.maskrcnn.presets import gaikwad2020, ramesh2021  # noqa: E402
