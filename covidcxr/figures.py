@@ -77,10 +77,16 @@ def show_grid(
     return figure, used
 
 
-def mark_sides(axis: Axes) -> None:
-    """Write the patient's R and L into the upper corners of a frontal image."""
-    for x, side, align in ((0.02, "R", "left"), (0.98, "L", "right")):
-        axis.text(x, 0.98, side, transform=axis.transAxes, ha=align, va="top", color="white", fontsize="small",
+def mark_sides(axis: Axes, names: tuple[str, str] = ("R", "L"), *, bottom: bool = False) -> None:
+    """Write the patient's sides into two corners of an image.
+
+    Args:
+        names: left and right in the picture: R and L of a frontal or an axial one, A and P (front and back) of a lateral one.
+        bottom: into the lower corners, for a picture whose upper ones are what is to be seen.
+    """
+    y, down = (0.02, "bottom") if bottom else (0.98, "top")
+    for x, side, align in ((0.02, names[0], "left"), (0.98, names[1], "right")):
+        axis.text(x, y, side, transform=axis.transAxes, ha=align, va=down, color="white", fontsize="small",
                   bbox={"facecolor": "black", "edgecolor": "none", "pad": 1.5})
 
 
