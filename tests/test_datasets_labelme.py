@@ -243,7 +243,8 @@ def test_the_verifier_tells_every_fault_of_the_outlines_by_file(rural):
     ((check, text),) = found(dataset, "error")
     assert check == "annotation size" and "COVID-19-AR-1_01-15-2012-XR.json" in text and "60 x 41" in text
     warned = dict(found(dataset))
-    assert "'opasity'" in warned.pop("unknown label") and "shape 4 (opacity)" in warned.pop("shape without area")
+    assert warned.pop("unknown label").endswith("the label 'opasity', which is in no mask. Did you mean 'opacity'?")
+    assert "shape 4 (opacity)" in warned.pop("shape without area")
     assert "opacity by 15 pixels" in warned.pop("outline leaves the image")
     assert "'another.jpg'" in warned.pop("annotation of another image")
     assert warned == {"lung missing": "no left lung is outlined; right lung has 2 outlines"}

@@ -69,24 +69,8 @@ def unpack_zip(archive: Path, target: Path, workspace: Path) -> dict[str, int]:
 def _members(content: zipfile.ZipFile, archive: Path, own_name: str) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
     members = []
     for info in content.infolist():
-        # the name as stored: ZipInfo.filename has been cleaned of some of what is looked for
         name = PurePosixPath(info.orig_filename)
-        mode = info.external_attr >> 16
-        why = (
-            "an absolute path"
-            if name.is_absolute() or re.match(r"[A-Za-z]:", info.orig_filename)
-            else "'..' in its path"
-            if ".." in name.parts
-            else "a backslash or a zero byte in its path"
-            if "\\" in info.orig_filename or "\0" in info.orig_filename
-            else "a link"
-            if stat.S_IFMT(mode) == stat.S_IFLNK
-            else "no name, or one that is too long"
-            if not name.parts or len(str(name)) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in name.parts)
-            else "encrypted"
-            if info.flag_bits & 1
-            else ""
-        )
+        why = _danger(info)
         if why:
             raise InputError(f"{archive}: the entry {info.orig_filename!r} is unsafe ({why}); nothing was unpacked")
         if not info.is_dir() and not set(name.parts) & set(_IGNORED):
@@ -97,3 +81,22 @@ def _members(content: zipfile.ZipFile, archive: Path, own_name: str) -> list[tup
     if len(names) != len(members) or names & {folder for name in names for folder in name.parents}:
         raise InputError(f"{archive}: several entries have the same name; nothing was unpacked")
     return members
+
+
+def _danger(info: zipfile.ZipInfo) -> str:
+    """Why an entry must not be unpacked; "" for one that may be."""
+    stored = info.orig_filename  # ZipInfo.filename has been cleaned of some of what is looked for
+    name = PurePosixPath(stored)
+    if name.is_absolute() or re.match(r"[A-Za-z]:", stored):
+        return "an absolute path"
+    if ".." in name.parts:
+        return "'..' in its path"
+    if "\\" in stored or "\0" in stored:
+        return "a backslash or a zero byte in its path"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "a link"
+    if not name.parts or len(str(name)) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in name.parts):
+        return "no name, or one that is too long"
+    if info.flag_bits & 1:
+        return "encrypted"
+    return ""

@@ -19,7 +19,7 @@ import numpy as np
 
 from covidcxr.datasets.images import stem
 from covidcxr.datasets.outlines import check_reach, rasterise
-from covidcxr.errors import InputError
+from covidcxr.errors import InputError, did_you_mean
 from covidcxr.paths import read_json
 
 _AREAS = ("polygon", "rectangle", "circle")
@@ -155,9 +155,14 @@ class LabelmeMasks:
         return self.files[case].mask(kind, size)
 
 
-def check_case(masks: LabelmeMasks, case: str, image: str, size: tuple[int, int], report) -> None:
+def check_case(masks: LabelmeMasks, case: str, image: str, size: tuple[int, int], known: Iterable[str], report) -> None:
     """Tell what is to be told about an image's labelme file: unreadable, of another image or size, unknown labels, shapes without
-    area, outlines that leave the image. `image` is the file name of the picture."""
+    area, outlines that leave the image.
+
+    Args:
+        image: file name of the picture.
+        known: labels that are read, as `label_key` writes them; the nearest is named beside one that is not.
+    """
     if case in masks.unreadable:
         report.error("unreadable annotation", masks.unreadable[case])
         return
@@ -171,7 +176,8 @@ def check_case(masks: LabelmeMasks, case: str, image: str, size: tuple[int, int]
         text = f"{name} names the image {file.image_name!r}, its own is {image!r}"
         report.warning("annotation of another image", text, file=name)
     for label, number in file.unknown.items():
-        report.warning("unknown label", f"{number} of {name} with the label {label!r}, which is in no mask", file=name)
+        hint = did_you_mean(label_key(label), known)
+        report.warning("unknown label", f"{number} of {name} with the label {label!r}, which is in no mask.{hint}", file=name)
     for note in file.notes:
         report.warning("shape without area", f"{name}, {note}", file=name)
     for kind, pixels in file.overhang(size).items():

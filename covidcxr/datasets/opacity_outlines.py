@@ -77,7 +77,7 @@ class OutlinedRadiographs(Dataset):
         return measured
 
     def _check_outlines(self, case: str, image: str, size: tuple[int, int], measured: dict, report) -> None:
-        check_case(self._masks, case, image, size, report)
+        check_case(self._masks, case, image, size, KINDS, report)
         file = self._masks.files.get(case)
         if file is None or file.size not in (None, size):
             return  # has been told
