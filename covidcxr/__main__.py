@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 well, 1 a stage failed, 2 wrong input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     own, extra = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    parsed = _parser().parse_args(own)
+    parsed = _parse(own)
     if extra and parsed.command != "run":
         print("Only `run` takes Snakemake options after --.", file=sys.stderr)
         return EXIT_USAGE
@@ -47,6 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
 
 
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Names of stages are also taken after options, which argparse alone does not do within a command."""
+    parser = _parser()
+    parsed, left = parser.parse_known_args(words)
+    if left and (parsed.command != "run" or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        parsed.stages += left
+    return parsed
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "A reproducible study kit for five papers on COVID-19 imaging."
     parser = argparse.ArgumentParser(prog="python -m covidcxr", description=about, epilog=ENVIRONMENT)
@@ -59,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", dest="overrides", action="append", default=[], metavar="STAGE.NAME=VALUE", help="set a parameter")
     run.add_argument("--force", action="append", default=[], metavar="STAGE", help="run a stage again though it is up to date")
     run.add_argument("--keep-going", action="store_true", help="after a failure, go on with what does not need the failed stage")
+    run.add_argument("--dry-run", action="store_true", help="say what would run and how long it may take, and run nothing")
     run.set_defaults(run=_run)
 
     status = commands.add_parser("status", help="say of each stage whether it is done, will run and why, lacks data, or failed")
@@ -85,15 +97,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(parsed: argparse.Namespace, extra: list[str]) -> int:
-    from covidcxr import engine
+    from covidcxr import durations, engine
     from covidcxr.study import Plan
 
     plan = Plan.load(parsed.profile, parsed.overrides)
+    stages = plan.with_needs([*parsed.stages, *parsed.force] if parsed.stages else [])
+    if parsed.dry_run:
+        print(durations.forecast(plan, stages))
+        return 0
+    earlier = durations.records(plan, stages)
     well = engine.run(plan, parsed.stages, cores=parsed.cores, force=parsed.force, keep_going=parsed.keep_going, extra=extra)
     if engine.ONLY_PLANNING & set(extra):
         return 0 if well else EXIT_FAILED
     from covidcxr import report
 
+    if ran := durations.shares(earlier, durations.records(plan, stages)):
+        print(ran)
     print(f"Report: {report.build(plan.folder)}")
     if not well:
         print(f"Not every stage has ended: python -m covidcxr status {parsed.profile}", file=sys.stderr)

@@ -131,6 +131,7 @@ def intervals(
     clusters: Sequence[object],
     *,
     seed: int,
+    more: Sequence[Sequence[Mapping[str, Any]]] = (),
     resamples: int = 1000,
 ) -> DataFrame:
     """AP, AP50 and AP75 of each class and of all, with 95 % percentile intervals over clusters.
@@ -139,6 +140,7 @@ def intervals(
         truth, results, kind: as for `coco.average_precision`.
         clusters: of each image of the truth its volume or patient.
         seed: of the draws.
+        more: results of further trainings for the same images. Values are then means over all trainings, and so is each draw.
         resamples: draws.
 
     Returns:
@@ -148,14 +150,15 @@ def intervals(
     """
     import pandas as pd
 
-    made = matches(truth, results, kind)
+    trainings = [matches(truth, one, kind) for one in (results, *more)]
+    made = trainings[0]
     cluster_of = np.asarray(clusters)
     if len(cluster_of) != len(truth["images"]):
         raise InputError(f"Each image has one cluster; there are {len(truth['images'])} images and {len(cluster_of)} clusters.")
-    values = np.array([one.precision() for one in made.values()])  # classes, thresholds
+    values = _over_trainings(trainings)  # classes, thresholds
     several = len(np.unique(cluster_of)) > 1
     times = cluster_counts(cluster_of, seed=seed, resamples=resamples) if several else np.zeros((0, len(cluster_of)), int)
-    draws = np.array([[one.precision(row) for one in made.values()] for row in times])  # resamples, classes, thresholds
+    draws = np.array([_over_trainings(trainings, row) for row in times])  # resamples, classes, thresholds
     rows = []
     for k, name in enumerate([*made, "all"]):
         mine = slice(k, k + 1) if name != "all" else slice(None)
@@ -172,6 +175,11 @@ def intervals(
                 "clusters": len(np.unique(cluster_of[np.asarray(objects) > 0])),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _over_trainings(trainings: Sequence[Mapping[str, Matches]], times: np.ndarray | None = None) -> np.ndarray:
+    """Mean precision of each class at each threshold; NaN, in all trainings alike, where there is no object."""
+    return np.mean([[one.precision(times) for one in made.values()] for made in trainings], axis=0)
 
 
 def _mean(parts: np.ndarray) -> np.ndarray:

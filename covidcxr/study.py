@@ -29,7 +29,7 @@ STAGE_KEYS = {
     "notebook", "needs", "needs_named_by", "after", "params", "datasets", "optional_datasets", "threads", "gpu", "files",
     "claims",
 }  # fmt: skip
-PROFILE_KEYS = {"title", "description", "data", "common", "stages", "leave_out"}
+PROFILE_KEYS = {"title", "description", "data", "common", "stages", "leave_out", "minutes"}
 RUNNER_PARAMETERS = {"stage_dir"}  # set by the runner, no part of a stage's identity
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 ENDED = ("done", "no-data", "blocked")
@@ -89,6 +89,8 @@ class Plan:
     title: str
     stages: list[Stage]
     overrides: tuple[str, ...] = ()
+    minutes: dict[str, float] = field(default_factory=dict)
+    """How long each stage may take, by the profile's own estimate."""
     _states: dict[str, State] = field(default_factory=dict, repr=False)
     _manifests: dict[tuple[str, str], str | None] = field(default_factory=dict, repr=False)
 
@@ -122,7 +124,8 @@ class Plan:
         stages = [_without(stage, left_out, profile) for stage in stages if stage.name not in left_out]
         for stage in stages:
             claims.load().owed(stage.claims)  # refuses an id that no paper has
-        return cls(profile, settings.get("title", profile), _in_order(stages), tuple(overrides))
+        minutes = _minutes(settings, list(entries), f"params/{profile}.yaml")
+        return cls(profile, settings.get("title", profile), _in_order(stages), tuple(overrides), minutes)
 
     @property
     def folder(self) -> Path:
@@ -130,7 +133,7 @@ class Plan:
 
     def again(self) -> Plan:
         """The same plan, which looks anew at what has been done."""
-        return Plan(self.profile, self.title, self.stages, self.overrides)
+        return Plan(self.profile, self.title, self.stages, self.overrides, self.minutes)
 
     def stage(self, name: str) -> Stage:
         """The stage of that name.
@@ -398,6 +401,16 @@ def _left_out(settings: dict[str, Any], names: list[str], where: str) -> set[str
         raise ParameterError(f"{where}: `leave_out` must be a list of stages, found {listed!r}.")
     check_names(listed, names, "stage", f"{where}, leave_out")
     return set(listed)
+
+
+def _minutes(settings: dict[str, Any], names: list[str], where: str) -> dict[str, float]:
+    """The estimates of a profile."""
+    given = _mapping(settings.get("minutes") or {}, f"{where}, minutes")
+    check_names(given, names, "stage", f"{where}, minutes")
+    for name, value in given.items():
+        if not is_number(value) or value < 0:
+            raise ParameterError(f"{where}, minutes: {name} must be a number of minutes, found {value!r}.")
+    return given
 
 
 def _without(stage: Stage, left_out: set[str], profile: str) -> Stage:

@@ -28,14 +28,55 @@ History = list[dict[str, float]]
 `learning_rate` at its end."""
 
 
+_jit = "auto"
+
+
+def set_up(precision: str = "float32", jit: str = "auto", devices: int = 1) -> None:
+    """How all networks that are built next compute.
+
+    Args:
+        precision: a dtype policy of Keras. With `mixed_bfloat16` or `mixed_float16` layers compute in 16 bits and keep their
+            weights in 32, which needs half the memory and is faster on GPUs with tensor cores; float16, for those older than
+            Ampere, has its loss scaled by Keras.
+        jit: compile with XLA `on`, `off`, or `auto`: where it pays (`jit_compile`).
+        devices: GPUs that share each batch (`keras.distribution.DataParallel`). The arithmetic is that of the whole batch on one
+            device; only the order of sums differs.
+
+    Raises:
+        ParameterError: there are fewer devices, or Keras runs on a backend on which it does not distribute a batch.
+    """
+    global _jit
+    if devices < 1:
+        raise ParameterError(f"devices must be at least 1; it is {devices!r}.")
+    if devices > 1 and keras.backend.backend() != "jax":
+        raise ParameterError(
+            f"A batch is shared by {devices} devices only on Keras' JAX backend; this is {keras.backend.backend()}. Install jax "
+            "for your GPUs and set KERAS_BACKEND=jax, or take devices: 1."
+        )
+    there = keras.distribution.list_devices() if devices > 1 else []
+    if devices > 1 and len(there) < devices:
+        raise ParameterError(f"devices is {devices}, but JAX sees {len(there)}: {', '.join(there)}.")
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=there[:devices]) if devices > 1 else None)
+    keras.config.set_dtype_policy(precision)
+    _jit = jit
+
+
 def set_seed(seed: int) -> None:
-    """Seed Python, numpy and Keras: the same start of a model built next, whatever was built before."""
+    """Seed Python, numpy and Keras: the same start of a model built next, whatever was built before. `set_up` still holds."""
+    policy, distribution = keras.config.dtype_policy(), keras.distribution.distribution()
     keras.backend.clear_session()
+    keras.config.set_dtype_policy(policy)
+    keras.distribution.set_distribution(distribution)
     keras.utils.set_random_seed(seed)
 
 
 def jit_compile() -> bool | str:
-    """What to give `compile`: XLA where it pays. On TensorFlow without a GPU, compiling takes longer than it saves."""
+    """What to give `compile`: what `set_up` was told, or else XLA where it pays.
+
+    On TensorFlow without a GPU, compiling takes longer than it saves.
+    """
+    if _jit != "auto":
+        return _jit == "on"
     if keras.backend.backend() != "tensorflow":
         return "auto"
     import tensorflow
@@ -159,8 +200,15 @@ def _key(model: keras.Model, feed: Any, epochs: int, made_from: Any, stopping: t
     for variable in model.variables:
         weights.update(np.ascontiguousarray(_array(variable)).tobytes())
     code = module_parts({type(model).__module__, type(feed).__module__, __name__})
-    described = [model.get_config(), model.optimizer.get_config(), epochs, stopping, made_from, code, weights.hexdigest()]
+    described = [model.get_config(), model.optimizer.get_config(), epochs, stopping, made_from, code, weights.hexdigest(),
+                 arithmetic()]
     return digest(json.loads(json.dumps(described, default=str)))
+
+
+def arithmetic() -> list:
+    """What of `set_up` a result depends on."""
+    distribution = keras.distribution.distribution()
+    return [keras.config.dtype_policy().name, jit_compile(), distribution.num_model_replicas if distribution else 1]
 
 
 def save_weights(model: keras.Model, file: Path) -> None:

@@ -67,6 +67,28 @@ def test_a_run_ends_in_complete_stages_and_a_report(small_study):
     assert not [path for path in (small_study.outputs / ".partial").iterdir() if path.is_dir()]
 
 
+def test_a_dry_run_says_what_would_run_and_how_long_it_may_take(small_study):
+    (small_study.root / "params" / "smoke.yaml").write_text("data: ''\nminutes: {first: 2, second: 90}\n")
+    before = run(small_study, "--dry-run").stdout
+    assert re.search(r"first +will run +CPU +2 min  estimated in params/smoke.yaml", before)
+    assert re.search(r"alone +will run +CPU +\?", before) and "Not in this sum, since neither measured nor estimated: alone." in before
+    assert "3 of 3 stages would run, 92 min one after the other." in before
+    assert not small_study.outputs.exists()
+
+    done = run(small_study, "--set", "first.number=5", "first").stdout  # a stage may also be named after an option
+    assert re.search(r"first +\d+ s +100% +\d+ MB", done) and "second" not in done
+    after = run(small_study, "--dry-run", "--set", "first.number=5").stdout
+    assert re.search(r"first +done +CPU +\d+ s  measured here on 20", after) and "2 of 3 stages would run" in after
+    assert re.search(r"first +will run +CPU +2 min  estimated", run(small_study, "--dry-run").stdout)  # other parameters
+
+
+def test_an_estimate_is_a_number_of_minutes_of_a_stage(small_study):
+    for minutes, message in (("{frist: 2}", "Did you mean 'first'?"), ("{first: soon}", "number of minutes, found 'soon'")):
+        (small_study.root / "params" / "smoke.yaml").write_text(f"data: ''\nminutes: {minutes}\n")
+        failed = small_study.command("run", "smoke", "--dry-run")
+        assert failed.returncode == 2 and message in failed.stderr
+
+
 def test_what_runs_again_is_what_changed_and_what_hangs_on_it(small_study):
     run(small_study)
     records = small_study.records()

@@ -1,5 +1,10 @@
 """Training once: what is finished is loaded, what was interrupted goes on, what has changed begins anew."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import keras
 import numpy as np
 import pytest
@@ -284,3 +289,83 @@ def test_the_seconds_of_validation_are_told_apart(tmp_path):
 def test_a_rule_of_stopping_that_can_not_be_followed_is_refused(tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         train(tmp_path, **options)
+
+
+@pytest.fixture
+def as_before():
+    yield
+    training.set_up()
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_networks_compute_in_the_precision_that_was_asked_for_and_another_one_is_another_training(tmp_path, as_before, precision):
+    train(tmp_path)
+    training.set_up(precision)
+    net = model()
+    assert net.layers[0].compute_dtype == precision.removeprefix("mixed_") and net.layers[0].kernel.dtype == "float32"
+    assert isinstance(net.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+    _, history = train(tmp_path, net)
+    assert Feed.served and np.isfinite(losses(history)).all()
+    train(tmp_path, model())
+    assert not Feed.served
+
+
+def test_a_training_in_float16_that_was_interrupted_ends_as_one_that_was_not(tmp_path, as_before):
+    training.set_up("mixed_float16")
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", callbacks=[Stop(2)])
+    parts, _ = train(tmp_path / "parts")
+    assert Feed.served and min(Feed.served) == 2 and same(whole, parts)
+
+
+def test_compiling_is_switched_on_and_off(as_before):
+    for jit, expected in (("on", True), ("off", False)):
+        training.set_up(jit=jit)
+        training.set_seed(0)
+        assert training.jit_compile() is expected and model().jit_compile is expected
+
+
+def test_several_devices_are_refused_where_they_can_not_share_a_batch(as_before):
+    if keras.backend.backend() != "jax":
+        with pytest.raises(ParameterError, match="only on Keras' JAX backend; this is .*KERAS_BACKEND=jax"):
+            training.set_up(devices=2)
+    else:
+        with pytest.raises(ParameterError, match="devices is 99, but JAX sees"):
+            training.set_up(devices=99)
+    with pytest.raises(ParameterError, match="at least 1"):
+        training.set_up(devices=0)
+
+
+SHARED = """
+    import sys, jax, keras, numpy as np
+    sys.path.insert(0, "tests")
+    from pathlib import Path
+    import test_training as here
+    from covidcxr import training
+
+    nets, folder = {}, Path(sys.argv[1])
+    for devices in (1, 2):
+        training.set_up(devices=devices)
+        nets[devices], _ = here.train(folder / str(devices))
+        shards = nets[devices].layers[0].kernel.value.sharding.num_devices
+        assert shards == devices, shards
+    for one, two in zip(here.weights(nets[1]), here.weights(nets[2])):
+        np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    try:
+        here.train(folder / "two", here.model(), callbacks=[here.Stop(2)])
+    except KeyboardInterrupt:
+        pass
+    resumed, _ = here.train(folder / "two")
+    assert min(here.Feed.served) == 2 and here.same(resumed, nets[2])
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras distributes a batch on JAX only")
+def test_two_devices_that_share_a_batch_learn_what_one_learns(tmp_path):
+    flags = "--xla_force_host_platform_device_count=2"  # two devices of one processor
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SHARED), str(tmp_path)], env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -192,7 +192,7 @@ class _Match:
         networks = [value.get_config() for value in vars(self.game).values() if isinstance(value, keras.Model)]
         images = [[feed.count, *feed.images[0].shape] for feed in self.feeds[0]]
         described = [self.game.settings(), networks, asdict(self.settings), self.seed, steps, report_every, made_from, images,
-                     module_parts({__name__, type(self.game).__module__}), weights.hexdigest()]
+                     module_parts({__name__, type(self.game).__module__}), weights.hexdigest(), training.arithmetic()]
         return digest(json.loads(json.dumps(described, default=str)))
 
     def advance(self, steps: int) -> dict[str, float]:
