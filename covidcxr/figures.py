@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def show_grid(
     *,
     columns: int = 4,
     width: float = 11.0,
-    sides: bool = True,
+    sides: bool | Literal["bottom"] = True,
     vmin: float | None = 0.0,
     vmax: float | None = 1.0,
 ) -> tuple[Figure, list[Axes]]:
@@ -53,7 +53,8 @@ def show_grid(
 
     Args:
         images: (H, W) each, of any sizes.
-        sides: mark the patient's right and left, which a frontal radiograph has on the image's left and right.
+        sides: mark the patient's right and left, which a frontal radiograph has on the image's left and right; "bottom": in the
+            lower corners, where the upper ones are what is to be seen.
         vmin, vmax: grey window; None takes each image's own range.
 
     Returns:
@@ -73,7 +74,7 @@ def show_grid(
         axis.imshow(image, cmap="gray", vmin=vmin, vmax=vmax)
         axis.set_title(title, fontsize="small")
         if sides:
-            mark_sides(axis)
+            mark_sides(axis, bottom=sides == "bottom")
     return figure, used
 
 
@@ -82,7 +83,7 @@ def mark_sides(axis: Axes, names: tuple[str, str] = ("R", "L"), *, bottom: bool 
 
     Args:
         names: left and right in the picture: R and L of a frontal or an axial one, A and P (front and back) of a lateral one.
-        bottom: into the lower corners, for a picture whose upper ones are what is to be seen.
+        bottom: into the lower corners instead of the upper ones.
     """
     y, down = (0.02, "bottom") if bottom else (0.98, "top")
     for x, side, align in ((0.02, names[0], "left"), (0.98, names[1], "right")):
