@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from covidcxr import paths
 from covidcxr.arithmetic import evaluate, half_unit, is_number, number
+from covidcxr.entries import build
 from covidcxr.errors import InputError
 
+FILE = "params/claims.yaml"
 KINDS = ("performance", "margin", "statement", "count", "setting", "released", "table", "figure", "schematic")
 PICTURES = ("figure", "schematic")
 WITHOUT_VALUE = ("table", *PICTURES)
@@ -99,6 +101,7 @@ class Claim:
     trivial: Mapping[str, float] | None = None
     see: tuple[str, ...] = ()
     inconsistent: str | None = None
+    headline: str = ""
     remarks: str = ""
 
 
@@ -134,10 +137,15 @@ class Claims:
         except (KeyError, TypeError):
             near = difflib.get_close_matches(str(name), self.claims, n=3)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise InputError(f"No claim {name!r} in params/claims.yaml.{hint}") from None
+            raise InputError(f"No claim {name!r} in {FILE}.{hint}") from None
 
     def of_paper(self, paper: str) -> list[Claim]:
         return [claim for claim in self.claims.values() if claim.paper == paper]
+
+    @property
+    def headlines(self) -> list[Claim]:
+        """The scores that the papers are quoted with."""
+        return [claim for claim in self.claims.values() if claim.headline]
 
     def parts(self, whole: str) -> list[Claim]:
         """The claims that are printed in this table or figure."""
@@ -148,7 +156,7 @@ class Claims:
         for entry in paper.inconsistencies if paper else ():
             if entry.id == name:
                 return entry
-        raise InputError(f"No inconsistency {name!r} in params/claims.yaml.")
+        raise InputError(f"No inconsistency {name!r} in {FILE}.")
 
     def owed(self, names: Iterable[str]) -> set[str]:
         """Those of these claims that a stage has to record itself: all but tables whose numbers are claims of their own.
@@ -184,7 +192,7 @@ def _load(path: Path, _changed: int) -> Claims:
     for position, entry in enumerate(_sequence(content["claims"], "claims"), start=1):
         claim = _claim(entry, f"claims, entry {position}")
         if claim.id in found:
-            raise InputError(f"params/claims.yaml: the id {claim.id} is used twice.")
+            raise InputError(f"{FILE}: the id {claim.id} is used twice.")
         found[claim.id] = claim
     known = Claims(papers, found)
     _check_links(known)
@@ -196,7 +204,7 @@ def _paper(name: str, entry: Any) -> Paper:
     entry = dict(_mapping(entry, where))
     problems = _sequence(entry.pop("inconsistencies", []), where)
     found = tuple(_inconsistency(problem, f"{where}.inconsistencies") for problem in problems)
-    return _build(Paper, {**entry, "id": name, "inconsistencies": found}, where)
+    return build(Paper, {**entry, "id": name, "inconsistencies": found}, f"{FILE}, {where}")
 
 
 def _inconsistency(entry: Any, where: str) -> Inconsistency:
@@ -205,11 +213,11 @@ def _inconsistency(entry: Any, where: str) -> Inconsistency:
     single = {key: entry.pop(key) for key in ("arithmetic", "gives", "printed") if key in entry}
     several = _sequence(entry.pop("checks", []), where)
     if single and several:
-        raise InputError(f"params/claims.yaml, {where}: give either arithmetic or checks, not both.")
-    checks = [_build(Check, dict(_mapping(check, where)), where) for check in ([single] if single else several)]
+        raise InputError(f"{FILE}, {where}: give either arithmetic or checks, not both.")
+    checks = [build(Check, check, f"{FILE}, {where}") for check in ([single] if single else several)]
     for check in checks:
         evaluate(check.arithmetic)
-    return _build(Inconsistency, {**entry, "checks": tuple(checks)}, where)
+    return build(Inconsistency, {**entry, "checks": tuple(checks)}, f"{FILE}, {where}")
 
 
 def _claim(entry: Any, where: str) -> Claim:
@@ -218,10 +226,10 @@ def _claim(entry: Any, where: str) -> Claim:
     for key in ("value", "interval", "see"):
         if isinstance(entry.get(key), list):
             entry[key] = tuple(entry[key])
-    claim = _build(Claim, entry, where)
+    claim = build(Claim, entry, f"{FILE}, {where}")
 
     def refuse(problem: str) -> None:
-        raise InputError(f"params/claims.yaml, {where}: {problem}.")
+        raise InputError(f"{FILE}, {where}: {problem}.")
 
     if claim.kind not in KINDS:
         refuse(f"kind {claim.kind!r}; expected one of {', '.join(KINDS)}")
@@ -230,25 +238,22 @@ def _claim(entry: Any, where: str) -> Claim:
     if claim.kind in WITHOUT_VALUE:
         if claim.value is not None or claim.tolerance is not None:
             refuse(f"a {claim.kind} has neither value nor tolerance")
-    elif not all(is_number(value) for value in _as_tuple(claim.value)) or not _as_tuple(claim.value):
-        refuse(f"value {claim.value!r} is not a number or a list of numbers")
-    elif not is_number(claim.tolerance) or claim.tolerance < 0:
+    elif claim.value is None or claim.value == ():
+        refuse("a value is expected, a number or a list of numbers")
+    elif claim.tolerance is None or claim.tolerance < 0:
         refuse(f"tolerance {claim.tolerance!r} is not a number from 0 up")
     elif not claim.unit:
         refuse("a number needs a unit (\"1\" for none)")
     if claim.interval is not None:
         low, high = claim.interval
-        if isinstance(claim.value, tuple) or not low <= claim.value <= high:
+        if not isinstance(claim.value, (int, float)) or not low <= claim.value <= high:
             refuse(f"interval {claim.interval} does not hold the value {claim.value}")
-    for name, score in (claim.trivial or {}).items():
-        if not is_number(score):
-            refuse(f"trivial predictor {name!r}: {score!r} is not a number")
     return claim
 
 
 def _check_links(known: Claims) -> None:
     for claim in known.claims.values():
-        where = f"params/claims.yaml, {claim.id}"
+        where = f"{FILE}, {claim.id}"
         if claim.paper not in known.papers or not claim.id.startswith(f"{claim.paper}."):
             raise InputError(f"{where}: the id must begin with a known paper; paper is {claim.paper!r}.")
         if claim.part_of is not None and known.claim(claim.part_of).kind not in ("table", "figure"):
@@ -259,29 +264,18 @@ def _check_links(known: Claims) -> None:
     for paper in known.papers.values():
         for problem in paper.inconsistencies:
             if not problem.id.startswith(f"{paper.id}.") or names.count(problem.id) > 1:
-                raise InputError(f"params/claims.yaml, {problem.id}: the id must begin with {paper.id} and be used once.")
-
-
-def _build(kind: type, entry: dict[str, Any], where: str) -> Any:
-    """A dataclass from a mapping, refusing unknown and missing fields."""
-    known = {field.name: field for field in fields(kind)}
-    unknown = sorted(str(key) for key in entry if key not in known)
-    missing = [name for name, field in known.items() if name not in entry and field.default is MISSING]
-    if unknown or missing:
-        problems = [f"{word} {', '.join(names)}" for word, names in (("unknown", unknown), ("missing", missing)) if names]
-        raise InputError(f"params/claims.yaml, {where}: {'; '.join(problems)}. Its fields are {', '.join(known)}.")
-    return kind(**entry)
+                raise InputError(f"{FILE}, {problem.id}: the id must begin with {paper.id} and be used once.")
 
 
 def _mapping(content: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(content, dict):
-        raise InputError(f"params/claims.yaml, {where}: expected a mapping, found {type(content).__name__}.")
+        raise InputError(f"{FILE}, {where}: expected a mapping, found {type(content).__name__}.")
     return content
 
 
 def _sequence(content: Any, where: str) -> list[Any]:
     if not isinstance(content, list):
-        raise InputError(f"params/claims.yaml, {where}: expected a list, found {type(content).__name__}.")
+        raise InputError(f"{FILE}, {where}: expected a list, found {type(content).__name__}.")
     return content
 
 

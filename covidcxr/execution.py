@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from covidcxr import claims, fingerprint, paths
+from covidcxr import claims, fingerprint, outcomes, paths
 from covidcxr.errors import CovidcxrError, DataMissing
 from covidcxr.results import BY_HAND, PARTIAL, data_kind, read_record
 from covidcxr.study import Plan, Stage
@@ -148,7 +148,7 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
     record |= {
         "seconds": round(time.time() - started, 1),
         "peak_memory_mb": _peak_memory_of_children(),
-        "datasets": written["datasets"],
+        "datasets": written.datasets,
         "results": fingerprint.file_digest(partial / "results.json"),
     }
     paths.write_atomically(partial / "run.json", json.dumps(record, indent=1) + "\n")
@@ -158,7 +158,7 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
     return record
 
 
-def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+def _run_notebook(plan: Plan, stage: Stage, partial: Path, parameters: dict[str, Any]) -> outcomes.Outcome:
     """Execute the notebook, check that it ended, and return what it recorded.
 
     Raises:
@@ -237,19 +237,19 @@ def _end_of(log: Path) -> str:
         return ""
 
 
-def _complete_results(stage: Stage, partial: Path, command: str) -> dict[str, Any]:
-    """What the notebook recorded; refused when it has not finished its record or leaves out a claim that it owes."""
-    try:
-        written = json.loads((partial / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StageFailed(stage.name, f"its results can't be read ({error}).", command=command) from None
-    if not written["finished"]:
+def _complete_results(stage: Stage, partial: Path, command: str) -> outcomes.Outcome:
+    """What the notebook recorded; refused when it has not finished its record, when the report could not use an entry, and when a
+    claim that the stage owes is left out."""
+    written = outcomes.read_stage(partial, need_run=False)
+    if written.problems:
+        raise StageFailed(stage.name, f"its results can't be used. {' '.join(written.problems)}", command=command)
+    if written.state.status != "done":
         raise StageFailed(stage.name, "the notebook ended without `stage.finish()`.", command=command)
-    recorded = {entry["id"] for entry in written["claims"]} | {entry["reproduces"] for entry in written["figures"]}
-    owed = sorted(claims.load().owed(stage.claims) - recorded)
+    pictured = {entry["reproduces"] for entry in written.figures if isinstance(entry.get("reproduces"), str)}
+    owed = sorted(claims.load().owed(stage.claims) - set(written.claims) - pictured)
     if owed:
         raise StageFailed(stage.name, f"claims owed and not recorded: {', '.join(owed)}.", command=command)
-    undeclared = sorted({entry["name"] for entry in written["datasets"]} - set(stage.datasets + stage.optional_datasets))
+    undeclared = sorted({entry["name"] for entry in written.datasets} - set(stage.datasets + stage.optional_datasets))
     if undeclared:
         raise StageFailed(
             stage.name, f"it read {', '.join(undeclared)}, which params/study.yaml does not name among its data sets: a change "

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from covidcxr.datasets.base import Dataset
 
 MASK_THRESHOLD = 0.5
-_PARTS = ("images", "masks")
 
 
 class Greys(Sequence):
@@ -120,14 +119,18 @@ def read(dataset: Dataset, cases: Iterable[str], size: int, kind: str | None = "
     return Squares(names, patients, Greys(stored["images"]), stored.get("masks"))
 
 
+def _types(kind: str | None) -> dict[str, type]:
+    """Type of the array of each part."""
+    return {"images": np.uint8} if kind is None else {"images": np.uint8, "masks": np.bool_}
+
+
 def _in_memory(part: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.empty(shape, dtype)
 
 
 def _read(dataset: Dataset, names: list[str], size: int, kind: str | None, make) -> dict[str, np.ndarray]:
     """Arrays by part; `make` gives the empty ones, by part, shape and type."""
-    types = {"images": np.uint8, **({} if kind is None else {"masks": np.bool_})}
-    arrays = {part: make(part, (len(names), size, size), dtype) for part, dtype in types.items()}
+    arrays = {part: make(part, (len(names), size, size), dtype) for part, dtype in _types(kind).items()}
 
     def fill(number: int) -> None:
         image = dataset.image(names[number])
@@ -148,7 +151,9 @@ def _cached(dataset: Dataset, names: list[str], size: int, kind: str | None) -> 
     content = folder_digest(dataset.folder)["sha256"]
     key = digest([content, names, size, kind, module_parts({__name__, type(dataset).__module__})])[:24]
     folder = paths.cache_dir() / "squares" / f"{dataset.name}-{size}-{key}"
-    if not folder.is_dir():
+    kept = _load(folder, (len(names), size, size), kind)
+    if kept is None:
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, if there
         aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.making")
         aside.mkdir(parents=True)
         try:
@@ -161,7 +166,23 @@ def _cached(dataset: Dataset, names: list[str], size: int, kind: str | None) -> 
                 raise InputError(f"{folder} can't be written: {reason}. Free the disk, or set cache=False.") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return {part: np.load(path, mmap_mode="r") for part in _PARTS if (path := folder / f"{part}.npy").is_file()}
+        kept = _load(folder, (len(names), size, size), kind)
+    if kept is None:
+        raise InputError(f"{folder} can't be read, although it has just been written. Delete it, or set cache=False.")
+    return kept
+
+
+def _load(folder: Path, shape: tuple[int, ...], kind: str | None) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache, mapped into memory; None where one is missing or damaged."""
+    arrays: dict[str, np.ndarray] = {}
+    for part, dtype in _types(kind).items():
+        try:
+            arrays[part] = np.lib.format.open_memmap(folder / f"{part}.npy", mode="r")
+        except Exception:  # whatever a damaged header leads to in NumPy
+            return None
+        if arrays[part].shape != shape or arrays[part].dtype != dtype:
+            return None
+    return arrays
 
 
 def _on_disk(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -140,9 +140,12 @@ def test_a_right_entry_is_read(tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"vlaue": 3}, "unknown vlaue"),
     ({"kind": "score"}, "kind 'score'"),
-    ({"value": "three"}, "not a number"),
-    ({"value": True}, "not a number"),
-    ({"value": float("nan")}, "not a number"),
+    ({"value": "three"}, "p.x, value: float | tuple[float, ...] | None is expected, found 'three'"),
+    ({"value": True}, "found 'True'"),
+    ({"value": float("nan")}, "found 'nan'"),
+    ({"value": None}, "a number or a list of numbers"),
+    ({"value": []}, "a number or a list of numbers"),
+    ({"see": ["p.problem.none", 3]}, "see: tuple[str, ...] is expected"),
     ({"tolerance": -1}, "tolerance -1"),
     ({"unit": None}, "needs a unit"),
     ({"relation": "less"}, "relation 'less'"),
@@ -152,7 +155,7 @@ def test_a_right_entry_is_read(tmp_path):
     ({"see": ["p.problem.none"]}, "No inconsistency 'p.problem.none'"),
     ({"part_of": "p.none"}, "No claim 'p.none'"),
     ({"part_of": "p.x"}, "neither a table nor a figure"),
-    ({"trivial": {"nothing": "zero"}}, "trivial predictor 'nothing'"),
+    ({"trivial": {"nothing": "zero"}}, "trivial: Mapping[str, float] | None is expected, found \"{'nothing': 'zero'}\""),
 ])
 def test_a_wrong_entry_is_refused_by_name(tmp_path, changes, message):
     with pytest.raises(InputError, match=re.escape(message)):

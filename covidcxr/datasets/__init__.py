@@ -15,8 +15,9 @@ a folder that holds one folder per set.
 import functools
 from importlib import import_module
 from pathlib import Path
+from typing import Literal, TypedDict
 
-from covidcxr import paths
+from covidcxr import entries, paths
 from covidcxr.errors import DataMissing, InputError, ParameterError, did_you_mean
 
 # name of the set (= its folder, its module and its entry in params/datasets.yaml) -> class in that module
@@ -86,22 +87,55 @@ def data_root(data: str | Path) -> Path:
     return folder.resolve()
 
 
-def facts(name: str) -> dict:
-    """The entry of a set in params/datasets.yaml: title, source, licence, citation, needed_by, access, how, layout,
-    files (url, sha256, unpack_to), expected (counts of the complete set)."""
+class Archive(TypedDict):
+    """A file to be downloaded; `unpack_to` is the folder of the set that takes its content."""
+
+    url: str
+    sha256: str
+    unpack_to: str
+
+
+class Facts(TypedDict):
+    """What params/datasets.yaml says of a set.
+
+    `how` is the one line that gets it, `steps` are all of them; `layout` is what the folder holds; `expected` are counts of the
+    complete set, by what is counted.
+    """
+
+    title: str
+    source: str
+    licence: str
+    citation: str
+    needed_by: list[str]
+    access: Literal["open", "manual", "registration", "own"]
+    how: str
+    steps: list[str]
+    layout: list[str]
+    files: list[Archive]
+    expected: dict[str, int]
+
+
+def facts(name: str) -> Facts:
+    """The entry of a set in params/datasets.yaml.
+
+    Raises:
+        InputError: the file can't be read, or an entry is not in its form.
+    """
     return _all_facts(paths.params_dir() / "datasets.yaml")[check_name(name)]
 
 
 @functools.cache
-def _all_facts(path: Path) -> dict:
+def _all_facts(path: Path) -> dict[str, Facts]:
     content = paths.read_yaml(path)
-    entries = content.get("datasets") if isinstance(content, dict) else None
-    if not isinstance(entries, dict):
+    found = content.get("datasets") if isinstance(content, dict) else None
+    if not isinstance(found, dict):
         raise InputError(f"{path}: a mapping `datasets` with the facts about them is expected. Restore it from the project.")
-    missing = sorted(set(NAMES) - set(entries))
+    missing = sorted(set(NAMES) - set(found))
     if missing:
         raise InputError(f"{path}: no entry for {', '.join(missing)}")
-    return entries
+    for name in NAMES:
+        entries.check(Facts, found[name], f"{path}, {name}")
+    return found
 
 
 def set_folder(name: str, data: str | Path) -> Path:

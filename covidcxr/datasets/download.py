@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from covidcxr import paths
-from covidcxr.datasets import holds_data
+from covidcxr.datasets import Archive, Facts, holds_data
 from covidcxr.datasets.archives import unpack_zip
 from covidcxr.datasets.manifests import RECORD
 from covidcxr.datasets.tables_of_cases import inside
@@ -17,18 +17,18 @@ from covidcxr.downloads import download
 from covidcxr.errors import DataMissing, InputError
 
 
-def instructions(name: str, folder: Path, facts: dict) -> str:
+def instructions(name: str, folder: Path, facts: Facts) -> str:
     """How to get a set by hand: where from, what to put where, licence and citation."""
     steps = [f"  {number}. {step.replace('{folder}', str(folder))}" for number, step in enumerate(facts["steps"], start=1)]
     lines = [f"{name}: {facts['title']}", *steps, f"  Check it with: python -m covidcxr data verify {name}", *_terms(facts)]
     return "\n".join(lines)
 
 
-def _terms(facts: dict) -> list[str]:
+def _terms(facts: Facts) -> list[str]:
     return [f"  Source: {facts['source']}", f"  Licence: {facts['licence']}", f"  Please cite: {facts['citation']}".rstrip()]
 
 
-def fetch_dataset(name: str, folder: Path, facts: dict, mirror: str | None = None, report=print) -> Path:
+def fetch_dataset(name: str, folder: Path, facts: Facts, mirror: str | None = None, report=print) -> Path:
     """Download and unpack the files of a set; what is already there is left alone.
 
     Args:
@@ -67,7 +67,7 @@ def fetch_dataset(name: str, folder: Path, facts: dict, mirror: str | None = Non
     return folder
 
 
-def _fetch_file(name: str, folder: Path, downloads: Path, entry: dict, mirror: str | None, report) -> None:
+def _fetch_file(name: str, folder: Path, downloads: Path, entry: Archive, mirror: str | None, report) -> None:
     file = Path(urlsplit(entry["url"]).path).name
     target = folder / entry["unpack_to"]
     receipt_path = downloads / "receipt.json"

@@ -179,7 +179,7 @@ def verify(dataset, near_duplicates: bool = True, workers: int = 2) -> Verificat
     if table is not None:
         rows = table.to_dict("records")
         _check_files(dataset, rows, result, report)
-        _count(dataset, table, about, result, report)
+        _count(dataset, table, about["expected"], result, report)
         fingerprints = _check_cases(dataset, rows, workers, result, report)
         dataset._check_set(table, report)
         _check_duplicates(dataset, rows, fingerprints if near_duplicates else {}, result, report)
@@ -210,7 +210,7 @@ def _check_files(dataset, rows: list[dict], result: Verification, report: Report
         report.warning("unused files", f"{len(result.unused)} files belong to no case: {names}")
 
 
-def _count(dataset, table, about: dict, result: Verification, report: Report) -> None:
+def _count(dataset, table, expected: dict[str, int], result: Verification, report: Report) -> None:
     result.counts = {"cases": len(table), "patients": int(table.patient.nunique())}
     result.counts |= dataset._counts(table)
     result.counts |= {f"finding {name}": int(n) for name, n in table.finding.fillna("not stated").value_counts().items()}
@@ -219,7 +219,7 @@ def _count(dataset, table, about: dict, result: Verification, report: Report) ->
             result.counts |= {f"{outcome} yes": int(table[outcome].sum()), f"{outcome} no": int((~table[outcome].dropna()).sum())}
     if dataset.phantom:
         return
-    for name, number in (about.get("expected") or {}).items():
+    for name, number in expected.items():
         found = result.counts.get(name, 0)
         if found != number:
             report.warning("counts", f"{name}: {found} found, the complete set has {number}")

@@ -5,12 +5,35 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 from urllib.parse import urlsplit
 
 from covidcxr import paths
 from covidcxr.downloads import check_hash, download
+from covidcxr.entries import build, check
 from covidcxr.errors import InputError, did_you_mean
+
+
+class Design(TypedDict, total=False):
+    """Fields of `ResNet`."""
+
+    epsilon: float
+    stride_in_1x1: bool
+    pool_padding: Literal["both", "end"]
+
+
+class Feeding(TypedDict):
+    """Fields of `maskrcnn.settings.Pixels`."""
+
+    order: Literal["rgb", "bgr"]
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class _File(TypedDict):
+    sources: dict[str, dict]
+    weights: dict[str, dict]
 
 
 @dataclass(frozen=True)
@@ -25,8 +48,8 @@ class Published:
         hash_from: who publishes the hash.
         size: as stated, in MiB; None: not stated.
         licence: as stated.
-        design: what the residual network must have besides its shapes: `epsilon`, `stride_in_1x1`, `pool_padding` of `ResNet`.
-        pixels: `order`, `scale`, `mean` and `std`, as in `maskrcnn.settings.Pixels`.
+        design: what the residual network must have besides its shapes.
+        pixels: how images are fed to it.
     """
 
     name: str
@@ -36,8 +59,8 @@ class Published:
     hash_from: str
     size: float | None
     licence: str
-    design: dict[str, Any]
-    pixels: dict[str, Any]
+    design: Design
+    pixels: Feeding
 
     @property
     def file(self) -> str:
@@ -54,12 +77,16 @@ class Published:
 @cache
 def _read(path: Path) -> dict[str, Published]:
     content = paths.read_yaml(path)
+    check(_File, content, str(path))
     found = {}
     for name, entry in content["weights"].items():
-        facts = {**content["sources"][entry["source"]], **entry}
-        del facts["source"]
-        pixels = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.pop("pixels").items()}
-        found[name] = Published(name=name, pixels=pixels, **facts)
+        where = f"{path}, {name}"
+        source = content["sources"].get(entry.pop("source", None))
+        if source is None:
+            raise InputError(f"{where}: source must be one of {', '.join(map(str, content['sources']))}.")
+        if isinstance(entry.get("pixels"), dict):
+            entry["pixels"] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry["pixels"].items()}
+        found[name] = build(Published, {**source, **entry, "name": name}, where)
     return found
 
 
