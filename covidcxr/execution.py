@@ -117,7 +117,7 @@ def retry_command(plan: Plan, stage: Stage) -> str:
 
 
 def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str, Any]:
-    started = time.time()
+    started, began = time.time(), time.monotonic()  # the clock may be set while a stage runs
     record: dict[str, Any] = {
         "stage": stage.name, "profile": plan.profile, "status": "done", "why": "", "how": "",
         "parameters": {**stage.parameters, "stage_dir": str(folder)}, "seed": stage.parameters.get("seed"),
@@ -146,7 +146,7 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
         return _end_without_results(folder, record, "no-data", str(error))
     _export_html(partial)
     record |= {
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(time.monotonic() - began, 1),
         "peak_memory_mb": _peak_memory_of_children(),
         "datasets": written.datasets,
         "results": fingerprint.file_digest(partial / "results.json"),
@@ -311,7 +311,7 @@ def _clear(partial: Path, identity: str) -> None:
     """Empty the folder of an attempt. Checkpoints stay for the next one if it is of the same code, parameters and data."""
     partial.mkdir(parents=True, exist_ok=True)
     mark = partial / "attempt.txt"
-    same = mark.is_file() and mark.read_text(encoding="utf-8") == identity
+    same = mark.is_file() and mark.read_bytes() == identity.encode()
     for path in partial.iterdir():
         if path.is_dir() and not path.is_symlink():
             if not (same and path.name == CHECKPOINTS):

@@ -465,6 +465,24 @@ def test_checkpoints_stay_for_the_same_attempt_only(small_study):
     assert seen == [False, True, False]
 
 
+def test_a_damaged_mark_of_an_attempt_is_that_of_another(small_study):
+    small_study.notebook("alone", ["if number < 3: raise ValueError('as asked')", "stage.finish()"])
+    assert small_study.command("run", "smoke", "alone").returncode == 1
+    (small_study.outputs / ".partial" / "alone" / "attempt.txt").write_bytes(b"\xff\xfe")
+    run(small_study, "alone", "--set", "alone.number=3")
+
+
+def test_a_clock_that_is_set_back_makes_no_stage_end_before_it_began(small_study, monkeypatch):
+    small_study.write("sitecustomize.py", """
+        import time
+        began, clock = time.monotonic(), time.time
+        time.time = lambda: clock() - 1e8 * (time.monotonic() - began)
+    """)
+    monkeypatch.setenv("PYTHONPATH", str(small_study.root))
+    run(small_study, "alone")
+    assert 0 < small_study.record("alone")["seconds"] < 1e4
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "don', '{"status": 3}'])
 def test_a_damaged_record_is_no_record(small_study, content):
     run(small_study, "alone")
