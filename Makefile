@@ -4,6 +4,7 @@
 #   ACCELERATOR  cpu, gpu, or jax (the networks on JAX instead of TensorFlow, on the CPU)
 #                                                        (default: gpu on Linux x86-64 where nvidia-smi lists one, else cpu)
 #   CORES        how many stages may run side by side    (default: the cores of this machine)
+#   COVIDCXR_KILLS  how often `make campaign` kills the study (default: 50)
 #   WORKERS      test processes; each may load TensorFlow, about 1 GB
 #   VENV         folder of the environment
 PYTHON  ?= python3 python3.13 python3.12 python3.11
@@ -32,7 +33,7 @@ READY  := $(VENV)/.ready
 # An environment whose Python is gone, or that was made for a checkout at another place, is made anew.
 STALE  := $(shell $(RUN) -c "" 2>/dev/null && [ "`cat '$(VENV)/.project' 2>/dev/null`" = "`pwd -P`" ] || echo stale)
 
-.PHONY: help setup demo smoke pilot test test-jax lab lint bench lock clean-env stale
+.PHONY: help setup demo smoke pilot test campaign test-jax lab lint bench lock clean-env stale
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +51,9 @@ pilot: $(READY) ## run on the small open data sets, as far as they are here
 
 test: $(READY) ## run the tests
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+
+campaign: $(READY) ## kill the smoke study, fill its disk and damage its files; its numbers must stay; over half an hour
+	$(RUN) -m pytest -m campaign -s tests/test_campaign.py
 
 # JAX compiles every shape once and keeps what took long; without the networks of full size this takes minutes, not an hour.
 test-jax: ## run the tests of the networks on JAX, in an environment of its own without TensorFlow

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from conftest import PARAMETERS, ROOT
 
@@ -363,6 +364,18 @@ def test_a_killed_engine_is_resumed_and_leaves_no_process(small_study):
     run(small_study, "second")
     assert states(small_study)["second"] == "done"
     assert small_study.records()["first"] == first, "what was done stays"
+
+
+def test_a_killed_stage_ends_its_run_and_leaves_no_process(small_study):
+    small_study.notebook("first", ["time.sleep(600)"])
+    engine = small_study.start("run", "smoke", "first")
+    wait_for((small_study.outputs / ".partial" / "first" / "results.json").exists)
+    [stage] = [number for number in processes_of(small_study) if "execute" in psutil.Process(number).cmdline()]
+    os.kill(stage, signal.SIGKILL)
+    text = engine.communicate()[0]
+    assert engine.returncode == 1 and "Not every stage has ended" in text and "Traceback" not in text, text
+    wait_for(lambda: not processes_of(small_study))
+    assert small_study.status()["first"] == "will run  an earlier run was interrupted"
 
 
 @pytest.mark.parametrize("stop", [

@@ -1,0 +1,163 @@
+"""Where and when to kill a running study: processes by what they are, moments by what is on the disk."""
+
+import random
+import re
+import subprocess
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from disturbed_study import AT_MOST, DisturbedStudy, content, words_of
+
+MOMENTS = (
+    "at any time", "as a stage starts", "as a kernel starts", "as a checkpoint is written", "as a notebook ends",
+    "as a record is written", "as a stage is put in place",
+)  # fmt: skip
+LONGEST_WAIT = 20.0  # seconds from a restart to a kill at any time: about the length of a stage
+POLL = 0.001
+
+
+@dataclass
+class Kill:
+    """What was killed, in which state its stage was, and what hung on it."""
+
+    target: str
+    state: str
+    stage: str
+    processes: list[psutil.Process]
+    moment: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        return f"{self.target:6}  {self.stage:22}  {self.state:28}"
+
+    def wait_until_gone(self) -> float:
+        """Wait until the killed process and all below it have gone; how many seconds after the kill that is."""
+        _, left = psutil.wait_procs(self.processes, AT_MOST)
+        assert not left, f"still there after {AT_MOST} s: {[words_of(process) for process in left]}"
+        return time.monotonic() - self.moment
+
+
+@dataclass
+class Tally:
+    """The kills of a campaign."""
+
+    kills: list[tuple[str, str, str, str]] = field(default_factory=list)  # target, moment, state of the stage, stage
+    starts: int = 0
+    longest: float = 0.0  # seconds until the last process had gone
+    began: float = field(default_factory=time.monotonic)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.kills)} kills in {self.starts} starts, {time.monotonic() - self.began:.0f} s; "
+            f"what hung on a killed process was gone after {self.longest:.1f} s at most"
+        ]
+        for title, column in zip(("target", "moment", "stage was", "stage"), zip(*self.kills, strict=True), strict=True):
+            lines += [f"  {title:10} {name:30} {count:4}" for name, count in Counter(column).most_common()]
+        return "\n".join(lines)
+
+
+class Hunt:
+    """One run of the study that is to be killed."""
+
+    def __init__(self, study: DisturbedStudy, engine: subprocess.Popen, draw: random.Random):
+        self.study, self.engine, self.draw = study, engine, draw
+        self.started = self.began = time.time()
+        self.there = self._records()
+
+    def _records(self) -> dict[str, int]:
+        return {path.parent.name: path.stat().st_ino for path in self.study.folder.glob("*/run.json")}
+
+    def _fresh(self, pattern: str, since: float) -> list[Path]:
+        """Files of running stages, written since then."""
+        found = []
+        for path in self.study.folder.glob(f".partial/{pattern}"):
+            try:
+                found += [path] if path.stat().st_mtime >= since else []
+            except OSError:
+                continue
+        return found
+
+    def _is(self, moment: str, wait: float) -> bool:
+        if moment == "as a stage starts":
+            return bool(self._fresh("*/params.yaml", self.began))
+        if moment == "as a kernel starts":
+            return bool(self._fresh("*/params.yaml", self.began) and self.targets().get("kernel"))
+        if moment == "as a checkpoint is written":
+            return bool(self._fresh("*/checkpoints/.*aside*", self.began))
+        if moment == "as a notebook ends":
+            return any(content(path).get("finished") for path in self._fresh("*/results.json", self.began))
+        if moment == "as a record is written":
+            return bool(self._fresh("*/run.json", self.began))
+        if moment == "as a stage is put in place":
+            return self._ended() > 0
+        return time.time() - self.began >= wait
+
+    def _ended(self) -> int:
+        """How many stages were put in place since the wait began."""
+        return sum(self.there.get(stage) != number for stage, number in self._records().items())
+
+    def wait_for_progress(self, stages: int) -> bool:
+        """Wait until so many stages are done; False when the run has ended before."""
+        while len(self.study.done()) < stages:
+            if self.engine.poll() is not None:
+                return False
+            time.sleep(0.05)
+        self.began, self.there = time.time(), self._records()
+        return self.engine.poll() is None
+
+    def wait_for(self, moment: str) -> bool:
+        """Wait for a moment, but not while more than two stages end; False when the run has ended before."""
+        wait = self.draw.uniform(0, LONGEST_WAIT)
+        while not self._is(moment, wait) and self._ended() < 2:
+            if self.engine.poll() is not None:
+                return False
+            time.sleep(POLL)
+        time.sleep(self.draw.choice((0, 0, self.draw.uniform(0, 0.5))))
+        return self.engine.poll() is None
+
+    def targets(self) -> dict[str, list[psutil.Process]]:
+        """The processes of the run by what they are."""
+        found: dict[str, list[psutil.Process]] = {"engine": [psutil.Process(self.engine.pid)]}
+        try:
+            children = found["engine"][0].children(recursive=True)
+        except psutil.Error:
+            children = []
+        for child in children:
+            words = words_of(child)
+            kind = "kernel" if "ipykernel_launcher" in words else "stage" if "covidcxr execute" in words else ""
+            if kind:
+                found.setdefault(kind, []).append(child)
+        return found
+
+    def kill(self) -> Kill | None:
+        """Kill one process with SIGKILL; None when the run has ended before."""
+        while self.engine.poll() is None:
+            targets = self.targets()
+            target = self.draw.choice(sorted(targets))
+            victim = self.draw.choice(targets[target])
+            try:
+                of_stages = {"engine": targets.get("stage", []), "stage": [victim]}.get(target) or [victim.parent()]
+                words = " ".join(words_of(process) for process in of_stages if process)
+                stage = match[1] if (match := re.search(r"covidcxr execute \S+ (\w+)", words)) else ""
+                kill = Kill(target, self._state(stage), stage or "none", [victim, *victim.children(recursive=True)])
+                victim.kill()
+            except psutil.NoSuchProcess:
+                continue
+            return kill
+        return None
+
+    def _state(self, stage: str) -> str:
+        if not stage:
+            return "between stages"
+        fresh = {path.name: path for path in self._fresh(f"{stage}/*", self.started)}
+        if "run.json" in fresh:
+            return "complete, not yet in place"
+        if "results.json" in fresh and content(fresh["results.json"]).get("finished"):
+            return "at its end, being exported"
+        if self._fresh(f"{stage}/checkpoints/*", self.started):
+            return "training or after it"
+        if "results.json" in fresh:
+            return "running its notebook"
+        return "starting its kernel" if "params.yaml" in fresh else "starting"
