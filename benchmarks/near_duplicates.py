@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from covidcxr.datasets.near_duplicates import MAX_DISTANCE, Fingerprint, close_pairs, fingerprint, near_duplicates
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 
 _AT_ONCE = 256
 

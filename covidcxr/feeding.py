@@ -251,3 +251,18 @@ def check_image(image: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: an image must be in [0, 1]; this one goes from {low:g} to {high:g}. It may be {kind}.")
     if high == 0:
         raise InputError(f"{name}: all pixels are 0. Was it read, and windowed, as it should?")
+
+
+def check_classes(normal: Sequence[np.ndarray], lesioned: Sequence[np.ndarray]) -> None:
+    """Raises InputError unless there are images of both classes, all of one size."""
+    if not len(normal):
+        raise InputError(
+            f"There are no normal images among the {len(lesioned)} for training. What a lesion is, is learned from the "
+            "difference to normal images: take slices without lesions too, such as those of healthy people (set cc_ccii), or "
+            "the slices without lesion of the same volumes."
+        )
+    if not len(lesioned):
+        raise InputError(f"The {len(normal)} training images are all of one class, normal: there is no lesion to be learned.")
+    shapes = {np.shape(images[i]) for images in (normal, lesioned) for i in range(len(images))}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+        raise InputError(f"Images must be (H, W) and of one size; here are {sorted(shapes)}.")

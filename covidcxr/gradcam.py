@@ -22,7 +22,7 @@ from keras import ops
 
 from covidcxr import training
 from covidcxr.errors import InputError, ParameterError, did_you_mean
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 
 
 def heat_maps(

@@ -20,7 +20,7 @@ import numpy as np
 from covidcxr.errors import InputError
 from covidcxr.labels import regions
 from covidcxr.paths import write_atomically
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 
 if TYPE_CHECKING:
     from covidcxr.datasets.base import Dataset

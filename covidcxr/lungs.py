@@ -23,7 +23,7 @@ import numpy as np
 from covidcxr.arithmetic import is_number
 from covidcxr.errors import CovidcxrError, InputError, ParameterError
 from covidcxr.paths import parse_json, write_atomically
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 
 if TYPE_CHECKING:
     import keras

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from covidcxr.errors import InputError, ParameterError
+from covidcxr.resizing import resize
 from covidcxr.volumes import Volume, memory_order, slabs, to_hu
 
 Mode = Literal["sum", "mean", "beer_lambert"]
@@ -248,21 +249,6 @@ def _picture(values: np.ndarray, spacing, view: View, pixel_mm: float) -> np.nda
             "Give a larger pixel_mm."
         )
     return resize(np.ascontiguousarray(values[::-1, ::-1].T), shape)
-
-
-def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize float32 (H, W) over the same extent, each axis by itself: area means where it shrinks, linear where it grows."""
-    import cv2
-
-    image = np.ascontiguousarray(image, np.float32)
-    for axis in (0, 1):
-        target = list(image.shape)
-        if target[axis] == shape[axis]:
-            continue
-        method = cv2.INTER_AREA if shape[axis] < target[axis] else cv2.INTER_LINEAR
-        target[axis] = shape[axis]
-        image = cv2.resize(image, (target[1], target[0]), interpolation=method)
-    return image
 
 
 def _pixel(spacing, view: View, pixel_mm: float | None) -> float:

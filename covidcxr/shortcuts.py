@@ -148,7 +148,7 @@ def painted_over(images: Greys, where: np.ndarray) -> Greys:
 
 def resized(images: Greys, size: int) -> Greys:
     """Squares at another size, by area means where they shrink, as `squares.read` does."""
-    from covidcxr.projection import resize
+    from covidcxr.resizing import resize
 
     made = [np.round(resize(image, (size, size)).clip(0, 1) * 255).astype(np.uint8) for image in images]
     return Greys(np.stack(made))
@@ -157,7 +157,7 @@ def resized(images: Greys, size: int) -> Greys:
 def shrunk(masks: np.ndarray, size: int, share: float = 0.5) -> np.ndarray:
     """Masks (N, S, S) at another size, bool (N, size, size): a pixel belongs where more than `share` of its area does. A tenth
     keeps thin letters."""
-    from covidcxr.projection import resize
+    from covidcxr.resizing import resize
 
     return np.stack([resize(mask.astype(np.float32), (size, size)) > share for mask in masks])
 

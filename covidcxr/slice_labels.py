@@ -23,7 +23,7 @@ import numpy as np
 from covidcxr.ct_slices import SMALLEST_SHARE, WINDOW, axial, windowed
 from covidcxr.datasets.images import is_volume
 from covidcxr.errors import InputError, ParameterError
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 from covidcxr.squares import MASK_THRESHOLD, Greys
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import numpy as np
 from covidcxr.ct_slices import WINDOW, axial, windowed
 from covidcxr.datasets.images import is_volume
 from covidcxr.errors import InputError, ParameterError
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 from covidcxr.squares import Greys
 
 if TYPE_CHECKING:

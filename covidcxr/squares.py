@@ -30,7 +30,7 @@ import numpy as np
 from covidcxr import paths
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.fingerprint import digest, module_parts
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 
 if TYPE_CHECKING:
     from covidcxr.datasets.base import Dataset

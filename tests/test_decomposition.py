@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from covidcxr import training
+from covidcxr import feeding, training
 from covidcxr.decomposition import losses, networks, trainer
 from covidcxr.decomposition.games import BL, VAGAN, Decomposition
 from covidcxr.decomposition.input_gradient import input_gradient
@@ -302,7 +302,7 @@ def test_one_class_alone_is_refused(tmp_path, normal, lesioned, message):
 
 def test_images_of_two_sizes_are_refused():
     with pytest.raises(InputError, match="one size"):
-        trainer.check_classes(slices(2, False)[0], np.zeros((2, 8, 8), np.float32))
+        feeding.check_classes(slices(2, False)[0], np.zeros((2, 8, 8), np.float32))
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 7}, {"batch_size": 0}, {"critic_steps": 0}, {"warm_up": -1}])

@@ -8,7 +8,7 @@ from keras import layers, ops
 from covidcxr import gradcam, training
 from covidcxr.errors import InputError
 from covidcxr.models.slice_classifier import LAST_MAPS, activation_maps, slice_classifier, train
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 
 SIZE = 32
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from covidcxr.errors import InputError, ParameterError
-from covidcxr.projection import MU_WATER, body_mask, display, project, project_mask, resize
+from covidcxr.projection import MU_WATER, body_mask, display, project, project_mask
 from covidcxr.volumes import Volume, memory_order, read_volume, volume_from_array
 
 MODES = ("sum", "mean", "beer_lambert")
@@ -186,14 +186,6 @@ def test_labels_count_as_mask_and_no_lesion_is_no_support():
     labels[10:20, 5, 10:14], labels[10:20, 9, 10:14] = 3, 1
     assert project_mask(labels, ct()).thickness.max() == 2
     assert np.array_equal(project_mask(labels > 0, ct()).support, project_mask(labels, ct()).support)
-
-
-def test_resize_takes_area_means_down_and_keeps_constants_up():
-    image = np.random.default_rng(3).random((12, 20)).astype(np.float32)
-    assert np.allclose(resize(image, (4, 5)), image.reshape(4, 3, 5, 4).mean(axis=(1, 3)), atol=1e-6)
-    assert np.allclose(resize(np.full((3, 9), 7, np.float32), (10, 4)), 7)
-    checks = np.indices((60, 60)).sum(axis=0) % 2
-    assert np.allclose(resize(checks.astype(np.float32), (20, 20)), 0.5, atol=0.06)  # no moire
 
 
 # --- units ------------------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def train(
         CovidcxrError: a loss or a weight is not finite; the last state that was good is kept.
     """
     settings = settings or Settings()
-    check_classes(normal, lesioned)
+    feeding.check_classes(normal, lesioned)
     if steps < 1 or report_every < 1 or save_every % report_every:
         raise ParameterError("steps and report_every must be at least 1, and save_every a multiple of report_every.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,21 +146,6 @@ def train(
     training.write_record(record, key, made_from, history, *files)
     progress.unlink(missing_ok=True)
     return history
-
-
-def check_classes(normal: Sequence[np.ndarray], lesioned: Sequence[np.ndarray]) -> None:
-    """Raises InputError unless there are images of both classes, all of one size."""
-    if not len(normal):
-        raise InputError(
-            f"There are no normal images among the {len(lesioned)} for training. What a lesion is, is learned from the "
-            "difference to normal images: take slices without lesions too, such as those of healthy people (set cc_ccii), or "
-            "the slices without lesion of the same volumes."
-        )
-    if not len(lesioned):
-        raise InputError(f"The {len(normal)} training images are all of one class, normal: there is no lesion to be learned.")
-    shapes = {np.shape(images[i]) for images in (normal, lesioned) for i in range(len(images))}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
-        raise InputError(f"Images must be (H, W) and of one size; here are {sorted(shapes)}.")
 
 
 def _report(entry: dict[str, float], steps: int) -> None:

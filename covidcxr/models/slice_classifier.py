@@ -21,10 +21,9 @@ import numpy as np
 from keras import layers, ops
 
 from covidcxr import feeding, training
-from covidcxr.decomposition.trainer import check_classes
 from covidcxr.errors import InputError
 from covidcxr.models.resnet import ResNet
-from covidcxr.projection import resize
+from covidcxr.resizing import resize
 
 LAST_MAPS = "maps"
 """Name of the layer whose maps are pooled."""
@@ -90,7 +89,7 @@ def train(
     Raises:
         InputError: there is no image of a class.
     """
-    check_classes(normal, lesioned)
+    feeding.check_classes(normal, lesioned)
     rate = training.cosine_rate(learning_rate, epochs * steps)
     model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"], jit_compile=training.jit_compile())
 

@@ -9,7 +9,7 @@ positive is more likely, and `patients` (N,) name whose case it is. Cases of one
 patients, or take the patient's cases as one cluster. From a threshold on a case is called positive (score >= threshold), as in
 scikit-learn.
 
-    areas             auc, delong, bootstrap_auc, newcombe, compare; the error of a study of a planned size
+    areas             auc, delong, bootstrap_auc, newcombe_interval, compare; the error of a planned study
     curves            curve, precision_recall, average precision with its interval
     operating_points  at_threshold, youden, at_specificity, predictive_values
     risks             cross_validated_risk, calibration, reliability
@@ -29,7 +29,6 @@ from covidcxr.roc.areas import (
     compare,
     delong,
     hanley_mcneil_error,
-    newcombe,
     newcombe_interval,
 )
 from covidcxr.roc.curves import (
@@ -46,6 +45,6 @@ from covidcxr.roc.risks import Calibration, calibration, cross_validated_risk, r
 __all__ = [
     "Calibration", "Curve", "Difference", "Estimate", "OperatingPoint", "PrecisionRecall", "at_specificity", "at_threshold",
     "auc", "average_precision_draws", "bootstrap_auc", "bootstrap_average_precision", "calibration", "compare",
-    "cross_validated_risk", "curve", "delong", "hanley_mcneil_error", "newcombe", "newcombe_interval", "precision_recall",
+    "cross_validated_risk", "curve", "delong", "hanley_mcneil_error", "newcombe_interval", "precision_recall",
     "predictive_values", "reliability", "youden",
 ]

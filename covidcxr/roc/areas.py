@@ -86,7 +86,7 @@ def delong(
 
     Returns:
         no interval (NaN) with fewer than two patients of a class, or for an AUC of 0 or 1, where the estimated variance is zero:
-        that is no certainty, see `newcombe`.
+        that is no certainty, see `newcombe_interval`.
     """
     from scipy import special, stats
 
@@ -130,13 +130,6 @@ def newcombe_interval(area: float, positives: int, negatives: int, level: float 
     low = 0.0 if area == 0 else optimize.brentq(beyond, 0, min(area, 1 - edge))
     high = 1.0 if area == 1 else optimize.brentq(beyond, max(area, edge), 1)
     return float(low), float(high)
-
-
-def newcombe(truth: Values, scores: Values, level: float = 0.95) -> Estimate:
-    """AUC with `newcombe_interval`; cases must be independent: one per patient."""
-    positive, area = checked(truth, scores)[0], auc(truth, scores)
-    low, high = newcombe_interval(area, int(positive.sum()), int((~positive).sum()), level)
-    return Estimate("AUC", area, low, high, "Newcombe", positive.size, int(positive.sum()))
 
 
 def bootstrap_auc(
