@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from covidcxr.datasets.images import stem
-from covidcxr.datasets.outlines import check_reach
+from covidcxr.datasets.outlines import check_reach, stated_size
 from covidcxr.errors import InputError
 from covidcxr.paths import read_json
 
@@ -122,16 +122,7 @@ def _image(content: dict, path: Path) -> tuple[tuple[str, ...], tuple[int, int] 
     if not known:
         raise InputError(f"{path}: the file does not name its image")
     numbers = re.findall(r"/images/(\d{1,18})/", " ".join(map(str, addresses)))
-    return known, _size(about, path), int(numbers[0]) if numbers else None
-
-
-def _size(about: dict, path: Path) -> tuple[int, int] | None:
-    size = about.get("height"), about.get("width")
-    if size == (None, None):
-        return None
-    if not all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in size):
-        raise InputError(f"{path}: height is {size[0]!r}, width {size[1]!r}; whole numbers of pixels are expected")
-    return size  # type: ignore[return-value]
+    return known, stated_size(about, "height", "width", path), int(numbers[0]) if numbers else None
 
 
 def _paths(annotation: dict, where: str) -> list:

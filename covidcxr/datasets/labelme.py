@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from covidcxr.datasets.images import stem
-from covidcxr.datasets.outlines import check_reach, rasterise
+from covidcxr.datasets.outlines import check_reach, rasterise, stated_size
 from covidcxr.errors import InputError, did_you_mean
 from covidcxr.paths import read_json
 
@@ -54,7 +54,7 @@ class LabelmeFile:
     def __init__(self, path: Path, kind_of: Callable[[str], str | None]):
         self.path = path
         content = _read(path)
-        self.size = _size(content, path)
+        self.size = stated_size(content, "imageHeight", "imageWidth", path)
         self.image_name = re.split(r"[\\/]", str(content.get("imagePath") or ""))[-1]
         self.unknown: Counter[str] = Counter()
         self.notes: list[str] = []
@@ -189,15 +189,6 @@ def _read(path: Path) -> dict:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise InputError(f"{path}: not a labelme file: an object with a list `shapes` is expected")
     return content
-
-
-def _size(content: dict, path: Path) -> tuple[int, int] | None:
-    size = content.get("imageHeight"), content.get("imageWidth")
-    if size == (None, None):
-        return None
-    if not all(isinstance(length, int) and not isinstance(length, bool) and length > 0 for length in size):
-        raise InputError(f"{path}: imageHeight is {size[0]!r}, imageWidth {size[1]!r}; whole numbers of pixels are expected")
-    return size  # type: ignore[return-value]
 
 
 def _points(points, where: str) -> np.ndarray:

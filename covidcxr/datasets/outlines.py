@@ -1,8 +1,24 @@
 """Outlines as points: near enough to their image to be its own, and as masks."""
 
+from pathlib import Path
+
 import numpy as np
 
 from covidcxr.errors import InputError
+
+
+def stated_size(content: dict, height: str, width: str, path: Path) -> tuple[int, int] | None:
+    """Height and width of the image as a file of outlines has them under these names; None where it says neither.
+
+    Raises:
+        InputError: they are no numbers of pixels.
+    """
+    size = content.get(height), content.get(width)
+    if size == (None, None):
+        return None
+    if not all(type(length) is int and length > 0 for length in size):
+        raise InputError(f"{path}: {height} is {size[0]!r}, {width} {size[1]!r}; whole numbers of pixels are expected")
+    return size  # type: ignore[return-value]
 
 
 def check_reach(points: np.ndarray, size: tuple[int, int], where: str) -> None:
