@@ -20,15 +20,15 @@ def rpn_head(channels, anchors_per_cell, hidden=None, name="rpn"):
     return keras.Model(features, [logits, deltas], name=name)
 
 
-def box_head(size, channels, foreground, name="box_head"):
-    """Box head of FPN and DC5, two dense layers: from regions (R, size, size, channels) to
+def box_head(size, channels, foreground, units=1024, name="box_head"):
+    """Box head of FPN and DC5, two dense layers of `units`: from regions (R, size, size, channels) to
 
     class logits (R, 1 + foreground), background first, and deltas (R, 4 · foreground), those of a class side by side.
     """
     region = keras.Input((size, size, channels), name="region")
     x = layers.Flatten(name="box_flatten")(region)
     for i in (1, 2):
-        x = layers.Dense(1024, activation="relu", kernel_initializer="he_uniform", name=f"box_fc{i}")(x)
+        x = layers.Dense(units, activation="relu", kernel_initializer="he_uniform", name=f"box_fc{i}")(x)
     return keras.Model(region, _box_outputs(x, foreground), name=name)
 
 

@@ -70,7 +70,7 @@ class MaskRCNN(keras.Model):
         if s.neck == "c4":
             self.box_head, self.mask_head = heads.res5_heads(s.backbone.stage5(), s.regions.box_size, channels, foreground)
         else:
-            self.box_head = heads.box_head(s.regions.box_size, channels, foreground)
+            self.box_head = heads.box_head(s.regions.box_size, channels, foreground, s.box_units)
             self.mask_head = heads.mask_head(s.regions.mask_size, channels, foreground, s.pyramid_channels)
         self.trackers = [keras.metrics.Mean(name=name) for name in LOSSES]
         self.compiled_shapes: dict[str, tuple[int, ...] | None] = {}

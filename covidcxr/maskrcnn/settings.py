@@ -109,6 +109,7 @@ class Settings:
         neck: "fpn", "c4" or "dc5".
         pyramid_channels: of the maps of the FPN, and of the mask head that reads them.
         rpn_channels: of the hidden layer of the region proposal head; None: as many as its input.
+        box_units: of the two dense layers of the box head of FPN and DC5; they hold most of a small network's weights.
         largest_instances: of an image, for the padded arrays that `batches.batch` makes.
     """
 
@@ -117,6 +118,7 @@ class Settings:
     neck: Literal["fpn", "c4", "dc5"] = "fpn"
     pyramid_channels: int = 256
     rpn_channels: int | None = None
+    box_units: int = 1024
     pixels: Pixels = Pixels()
     anchors: Anchors = Anchors()
     proposals: Proposals = Proposals()
