@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="build the report from whatever stages are done")
     report.add_argument("profile")
+    report.add_argument("--reference", action="store_true", help="also keep its scores in the project's outputs/reference/")
     report.set_defaults(run=_report)
 
     execute = commands.add_parser("execute", help="run one stage by itself; what the engine calls")
@@ -134,7 +135,12 @@ def _report(parsed: argparse.Namespace, extra: list[str]) -> int:
     from covidcxr import report
     from covidcxr.study import Plan
 
-    print(report.build(Plan.load(parsed.profile).folder))
+    plan = Plan.load(parsed.profile)
+    print(report.build(plan.folder))
+    if parsed.reference:
+        from covidcxr import reference
+
+        print(reference.write(plan.folder))
     return 0
 
 
