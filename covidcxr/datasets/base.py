@@ -6,13 +6,12 @@ A set's own module says which layouts it takes and makes the table (`_rows`); lo
 from __future__ import annotations
 
 import abc
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covidcxr.datasets.images import is_volume, read_image, read_labels, read_size
+from covidcxr.datasets.images import is_volume, read_image, read_labels, read_size, united
 from covidcxr.datasets.tables_of_cases import COLUMNS, case_table, paths_in
 from covidcxr.errors import InputError, did_you_mean
 
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
     from covidcxr.volumes import Volume
 
 __all__ = ["COLUMNS", "Dataset", "case_table"]
-
-
-def united(masks) -> np.ndarray:
-    """Union of masks, in the first one's memory; np.logical_or.reduce would copy them all into another order of axes first."""
-    return functools.reduce(lambda union, mask: np.logical_or(union, mask, out=union), masks)
 
 
 class Dataset(abc.ABC):

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from covidcxr.datasets.base import united
 from covidcxr.datasets.dicom import is_dicom
-from covidcxr.datasets.images import read_labels, read_pixels, to_luminance
+from covidcxr.datasets.images import read_labels, read_pixels, to_luminance, united
 from covidcxr.datasets.near_duplicates import fingerprint
 from covidcxr.datasets.tables_of_cases import paths_in
 from covidcxr.errors import InputError

@@ -28,10 +28,10 @@ import re
 
 import numpy as np
 
-from covidcxr.datasets.base import Dataset, united
+from covidcxr.datasets.base import Dataset
 from covidcxr.datasets.coco import CocoMasks
 from covidcxr.datasets.cohen import outcomes, patient, read_metadata
-from covidcxr.datasets.images import read_pixels, read_size, stem
+from covidcxr.datasets.images import read_pixels, read_size, stem, united
 from covidcxr.datasets.tables_of_cases import inside, normalise_finding, read_csv
 from covidcxr.errors import InputError
 

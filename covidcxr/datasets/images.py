@@ -1,5 +1,6 @@
-"""Reading radiographs, slices and masks stored as ordinary pictures, and radiographs stored as DICOM."""
+"""Reading radiographs, slices and masks stored as ordinary pictures, and radiographs stored as DICOM; unions of masks."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,8 @@ def read_labels(path: Path) -> np.ndarray:
             raise InputError(f"{path}: a mask must be grey, but this picture has colours")
         pixels = pixels[:, :, 0]
     return pixels
+
+
+def united(masks) -> np.ndarray:
+    """Union of masks, in the first one's memory; np.logical_or.reduce would copy them all into another order of axes first."""
+    return functools.reduce(lambda union, mask: np.logical_or(union, mask, out=union), masks)

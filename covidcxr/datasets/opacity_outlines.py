@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from covidcxr.datasets.base import Dataset, united
+from covidcxr.datasets.base import Dataset
 from covidcxr.datasets.checks import check_image_file, check_lesion_in_lung
-from covidcxr.datasets.images import is_volume, read_size
+from covidcxr.datasets.images import is_volume, read_size, united
 from covidcxr.datasets.labelme import LabelmeMasks, check_case, label_key
 from covidcxr.errors import InputError
 
