@@ -64,8 +64,12 @@ def _check_value(value: Any, hint: Any, where: str) -> None:
         for number, part in enumerate(value, start=1):
             _check_value(part, get_args(hint)[0], f"{where}, entry {number}")
     elif not _fits(value, hint):
-        words = hint.__name__ if isinstance(hint, type) else str(hint).replace("collections.abc.", "").replace("typing.", "")
-        raise InputError(f"{where}: {words} is expected, found {str(value)[:60]!r}.")
+        raise InputError(f"{where}: {_in_words(hint)} is expected, found {str(value)[:60]!r}.")
+
+
+def _in_words(hint: Any) -> str:
+    kind = list if get_origin(hint) is list else hint
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("collections.abc.", "").replace("typing.", "")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -78,20 +78,18 @@ def read_study() -> dict[str, Any]:
     return study
 
 
-def read_profile(profile_dir: Path, study: Mapping[str, Any] | None = None, *, need_run: bool = True) -> dict[str, Outcome]:
+def read_profile(profile_dir: Path, study: Mapping[str, Any] | None = None) -> dict[str, Outcome]:
     """What every stage of the study left in a profile's folder, in the study's order.
 
     Args:
         profile_dir: folder that holds the stages' folders; it need not exist.
-        need_run: believe only stages with a completion record run.json; False also takes a finished results.json of a notebook
-            that was run by hand.
     """
     study = read_study() if study is None else study
     left_out = profile_settings(profile_dir.name).get("leave_out")
     left_out = left_out if isinstance(left_out, list) else []
     found = {}
     for name, entry in study["stages"].items():
-        outcome = read_stage(profile_dir / name, need_run=need_run)
+        outcome = read_stage(profile_dir / name)
         outcome.notebook = str(entry.get("notebook", ""))
         outcome.needs = tuple(map(str, entry["needs"])) if isinstance(entry.get("needs"), list) else ()
         if outcome.state.status == "not run" and name in left_out:
@@ -110,7 +108,12 @@ def profile_settings(profile: str) -> dict[str, Any]:
 
 
 def read_stage(folder: Path, *, need_run: bool = True) -> Outcome:
-    """Read one stage's folder; see `read_profile`."""
+    """What one stage left behind.
+
+    Args:
+        need_run: believe only a completion record run.json; False also takes a finished results.json without one, as a notebook
+            leaves it.
+    """
     outcome = Outcome(folder.name, folder)
     outcome.run = _read_json(folder / "run.json", outcome.problems)
     outcome.failure = _read_json(folder / "failure.json", outcome.problems)
