@@ -38,7 +38,7 @@ def set_up(precision: str = "float32", jit: str = "auto", devices: int = 1) -> N
         precision: a dtype policy of Keras. With `mixed_bfloat16` or `mixed_float16` layers compute in 16 bits and keep their
             weights in 32, which needs half the memory and is faster on GPUs with tensor cores; float16, for those older than
             Ampere, has its loss scaled by Keras.
-        jit: compile with XLA `on`, `off`, or `auto`: where it pays (`jit_compile`).
+        jit: compile with XLA: `always`, `never`, or `auto`, where it pays (`jit_compile`).
         devices: GPUs that share each batch (`keras.distribution.DataParallel`). The arithmetic is that of the whole batch on one
             device; only the order of sums differs.
 
@@ -76,7 +76,7 @@ def jit_compile() -> bool | str:
     On TensorFlow without a GPU, compiling takes longer than it saves.
     """
     if _jit != "auto":
-        return _jit == "on"
+        return _jit == "always"
     if keras.backend.backend() != "tensorflow":
         return "auto"
     import tensorflow

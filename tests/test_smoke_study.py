@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from disturbed_study import outcome
+from test_pages import MAIN, blocks
 
 from covidcxr import claims, outcomes
 
@@ -86,6 +87,19 @@ def test_the_same_seed_gives_the_same_numbers(outputs, stage):
     assert again.returncode == 0, again.stderr
     assert "trained before" not in (folder / "notebook.html").read_text()
     assert outcome(folder) == first
+
+
+def test_the_readme_measures_images_of_ones_own(outputs, tmp_path, phantom_smoke, monkeypatch, capsys):
+    images = sorted((phantom_smoke / "general_blockchain_cxr" / "images").iterdir())[:2]
+    (tmp_path / "folder" / "images").mkdir(parents=True)
+    for image in images:
+        shutil.copy(image, tmp_path / "folder" / "images")
+    monkeypatch.setenv("COVIDCXR_DATA", str(tmp_path))
+    monkeypatch.setenv("COVIDCXR_OUTPUTS", str(outputs))
+    (program,) = [text for text in blocks(MAIN, "python") if "of_dataset" in text]
+    exec(program.replace('"pilot"', '"smoke"'), {})
+    said = capsys.readouterr().out
+    assert "predicted_percentage" in said and all(image.stem in said for image in images)
 
 
 @pytest.fixture

@@ -72,7 +72,8 @@ def test_a_dry_run_says_what_would_run_and_how_long_it_may_take(small_study):
     (small_study.root / "params" / "smoke.yaml").write_text("data: ''\nminutes: {first: 2, second: 90}\n")
     before = run(small_study, "--dry-run").stdout
     assert re.search(r"first +will run +CPU +2 min  estimated in params/smoke.yaml", before)
-    assert re.search(r"alone +will run +CPU +\?", before) and "Not in this sum, since neither measured nor estimated: alone." in before
+    assert re.search(r"alone +will run +CPU +\?", before)
+    assert "Not in this sum, since neither measured nor estimated: alone." in before
     assert "3 of 3 stages would run, 92 min one after the other." in before
     assert not small_study.outputs.exists()
 

@@ -320,7 +320,7 @@ def test_a_training_in_float16_that_was_interrupted_ends_as_one_that_was_not(tmp
 
 
 def test_compiling_is_switched_on_and_off(as_before):
-    for jit, expected in (("on", True), ("off", False)):
+    for jit, expected in (("always", True), ("never", False)):
         training.set_up(jit=jit)
         training.set_seed(0)
         assert training.jit_compile() is expected and model().jit_compile is expected

@@ -1,0 +1,79 @@
+"""The scores that are kept with the code, and what the README shows of them."""
+
+import json
+
+import pytest
+import synthetic_profile
+from conftest import ROOT
+
+from covidcxr import __main__ as command_line
+from covidcxr import claims, reference
+from covidcxr.errors import InputError
+
+PAGE = f"# Title\n\n{reference.START}\n| old |\n{reference.END}\n\nThe rest.\n"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A project of its own, whose profile `pilot` has ended in part."""
+    for name in ("params", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "README.md").write_text(PAGE)
+    monkeypatch.setenv("COVIDCXR_HOME", str(tmp_path))
+    monkeypatch.setenv("COVIDCXR_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path
+
+
+def with_picture(profile):
+    figure = profile / reference.PICTURE
+    figure.parent.mkdir(parents=True)
+    figure.write_text("<svg/>")
+
+
+def test_scores_are_kept_with_what_made_them(home, capsys):
+    with_picture(synthetic_profile.write(home / "outputs" / "pilot"))
+    assert command_line.main(["report", "pilot", "--reference"]) == 0
+    assert str(home / "outputs" / "reference" / "pilot.csv") in capsys.readouterr().out
+    rows = {row["claim"]: row for row in reference.read("pilot")}
+    assert set(rows) == {"zhang2020.diagnosis.accuracy.validation", "zhang2020.diagnosis.auc.validation"}  # counts are no scores
+    area = rows["zhang2020.diagnosis.auc.validation"]
+    assert (area["paper"], area["here"], area["low"], area["high"], area["n"]) == ("0.985", "0.95", "0.94", "0.96", "1919")
+    assert area["trivial"] == "source collection alone 0.991" and area["data"] == "real" and area["verdict"] in claims.STATUSES
+    made = json.loads((home / "outputs" / "reference" / "pilot.json").read_text())["diagnosis"]
+    assert made["git"]["commit"] and made["versions"]["numpy"] and made["parameters"]["seed"] == 0
+
+    page = (home / "README.md").read_text()
+    assert page == PAGE.replace("| old |", reference.headlines(reference.read("pilot")))
+    assert "| 0.985 | **0.95** [0.94, 0.96], 1919 images | source collection alone 0.991 |" in page
+    assert (home / "outputs" / "reference" / "headlines.svg").read_text() == "<svg/>"
+
+
+def test_numbers_of_the_phantom_do_not_enter_the_readme(home):
+    synthetic_profile.write(home / "outputs" / "demo", "phantom:demo")
+    assert command_line.main(["report", "demo", "--reference"]) == 0
+    assert {row["verdict"] for row in reference.read("demo")} == {"phantom"}
+    assert (home / "README.md").read_text() == PAGE
+
+
+def test_nothing_is_kept_of_a_profile_that_has_no_score(home, capsys):
+    assert command_line.main(["report", "smoke", "--reference"]) == 2
+    assert "No finished stage in" in capsys.readouterr().err and not reference.folder().exists()
+
+
+def test_a_readme_without_its_comments_is_told(home):
+    with_picture(synthetic_profile.write(home / "outputs" / "pilot"))
+    (home / "README.md").write_text("# Title\n")
+    with pytest.raises(InputError, match="has lost the comments"):
+        reference.write(home / "outputs" / "pilot")
+
+
+def test_the_readme_shows_what_is_kept():
+    page = (ROOT / "README.md").read_text()
+    shown = page.partition(reference.START)[2].partition(reference.END)[0].strip()
+    assert shown == reference.headlines(reference.read("pilot"))
+    assert all(claim.headline in shown for claim in claims.load().headlines)
+    assert (ROOT / "outputs" / "reference" / "headlines.svg").is_file()
+
+
+def test_claims_name_what_the_papers_are_quoted_with():
+    assert {claim.paper for claim in claims.load().headlines} == set(claims.load().papers)
