@@ -22,7 +22,9 @@ from covidcxr.study import Plan
 
 LINES = [line.partition("#")[0].strip() for line in commands(MAIN)]
 OURS = [line for line in LINES if "python -m covidcxr" in line]
-STAGES = {"ct_projection": "01_ct_projection", "label_generation": "02_label_generation", "lung_segmentation": "05_lung_segmentation"}
+STAGES = {
+    "ct_projection": "01_ct_projection", "label_generation": "02_label_generation", "lung_segmentation": "05_lung_segmentation",
+}  # fmt: skip
 PARAMETERS = """
     data: str = "phantom:smoke"
     seed: int = 0
