@@ -102,6 +102,7 @@ class Claim:
     see: tuple[str, ...] = ()
     inconsistent: str | None = None
     headline: str = ""
+    worth: str = ""
     remarks: str = ""
 
 

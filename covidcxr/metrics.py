@@ -169,14 +169,17 @@ def overlap_readings(sums: pd.DataFrame, *, batch_size: int, seed: int) -> pd.Da
     Returns:
         One row per score ("IoU", "F1") and reading (`READINGS`): `score`, `reading`, `value`, `low`, `high`, `n`, `unit` of n.
         The soft reading is `segmentation_models.metrics` with its defaults (threshold None, per_image False, smooth 1e-5); it
-        hangs on which images share a batch, so it has no interval. A reading without any image is NaN.
+        hangs on which images share a batch, and its interval is Student's over the batches, as if these were independent; those
+        of the others come from a bootstrap over patients. A reading without any image is NaN.
     """
     import pandas as pd
 
     rows = []
     for score, weight in (("IoU", 1.0), ("F1", 2.0)):
         soft = _by_batch(sums, batch_size, weight)
-        rows.append({"score": score, "reading": "soft", "value": soft.mean(), "n": len(soft), "unit": "batches"})
+        _, low, high = np.clip(t_interval(soft), 0.0, 1.0) if len(soft) > 1 else (np.nan,) * 3
+        rows.append({"score": score, "reading": "soft", "value": soft.mean(), "low": low, "high": high, "n": len(soft),
+                     "unit": "batches"})
         for reading, rule in (("both empty = 1", "one"), ("skip empty", "skip")):
             values = _fraction(sums.both, sums.predicted, sums.true, weight).fillna(_empty_score(rule)).to_numpy()  # type: ignore[arg-type]
             kept = np.isfinite(values)

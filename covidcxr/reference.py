@@ -73,12 +73,13 @@ def read(profile: str) -> list[dict[str, str]]:
 def headlines(rows: list[dict[str, str]]) -> str:
     """The README's table, in Markdown."""
     by_claim = {row["claim"]: row for row in rows}
-    lines = ["| | printed | here, on open images | knows nothing |", "|---|---|---|---|"]
+    lines = ["| | printed | here, on open images | knows nothing | how far it carries |", "|---|---|---|---|---|"]
     for claim in claims_module.load().headlines:
         if row := by_claim.get(claim.id):
             interval = f" [{row['low']}, {row['high']}]" if row["low"] else ""
             here = f"**{row['here']}**{interval}, {row['n']} {row['n_unit']}"
-            lines.append(f"| {claim.paper}: {claim.headline} | {row['paper']} | {here} | {row['trivial'] or '–'} |")
+            cells = (f"{claim.paper}: {claim.headline}", row["paper"], here, row["trivial"] or "–", claim.worth)
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

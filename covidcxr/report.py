@@ -99,6 +99,7 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
         "description": str(outcomes_module.profile_settings(profile_dir.name).get("description") or ""),
         "built": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "statuses": claims_module.STATUSES, "symbols": SYMBOLS, "stage_words": STAGE_WORDS,
+        "headlines": [_headline(assessments[claim.id]) for claim in known.headlines],
         "counts": outcomes_module.counts(assessments), "total": len(assessments),
         "phantom": phantom, "real": [stage.name for stage in done if stage.state.data == "real"],
         "problems": problems, "stages": list(stages.values()), "papers": papers, "results": results,
@@ -106,6 +107,10 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
         "failed": [s for s in stages.values() if s.failure],
         "command": lambda stage: f"python -m covidcxr run {profile_dir.name} {stage}", "wide": claims_module.WIDE,
     }
+
+
+def _headline(row: Assessment) -> dict[str, Any]:
+    return {"claim": row.claim, "record": row.record, "marks": strip(row)}
 
 
 def _paper_view(

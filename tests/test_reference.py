@@ -44,7 +44,7 @@ def test_scores_are_kept_with_what_made_them(home, capsys):
 
     page = (home / "README.md").read_text()
     assert page == PAGE.replace("| old |", reference.headlines(reference.read("pilot")))
-    assert "| 0.985 | **0.95** [0.94, 0.96], 1919 images | source collection alone 0.991 |" in page
+    assert "| 0.985 | **0.95** [0.94, 0.96], 1919 images | source collection alone 0.991 | All COVID-19 images" in page
     assert (home / "outputs" / "reference" / "headlines.svg").read_text() == "<svg/>"
 
 
@@ -75,5 +75,6 @@ def test_the_readme_shows_what_is_kept():
     assert (ROOT / "outputs" / "reference" / "headlines.svg").is_file()
 
 
-def test_claims_name_what_the_papers_are_quoted_with():
+def test_claims_name_what_the_papers_are_quoted_with_and_how_far_it_carries():
     assert {claim.paper for claim in claims.load().headlines} == set(claims.load().papers)
+    assert all(bool(claim.worth) == bool(claim.headline) for claim in claims.load().claims.values())

@@ -130,7 +130,7 @@ def test_headings_are_in_order_and_the_keyboard_reaches_everything(page):
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     first_link = page.all("a")[0]
-    assert first_link["class"] == "skip" and first_link["href"] == "#verdicts"
+    assert first_link["class"] == "skip" and first_link["href"] == "#short"
     scrolled = [attributes for tag, attributes in page.elements if tag == "div" and attributes.get("class") == "scroll"]
     assert scrolled and all(box["tabindex"] == "0" and box["role"] == "region" and box["aria-label"] for box in scrolled)
 
