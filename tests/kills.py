@@ -3,10 +3,12 @@
 import random
 import re
 import subprocess
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 from disturbed_study import AT_MOST, DisturbedStudy, content, words_of
@@ -19,24 +21,39 @@ LONGEST_WAIT = 20.0  # seconds from a restart to a kill at any time: about the l
 POLL = 0.001
 
 
-@dataclass
-class Kill:
-    """What was killed, in which state its stage was, and what hung on it."""
+EXECUTE = re.compile(r"covidcxr execute \S+ (\w+)")
 
-    target: str
-    state: str
+
+class Target(NamedTuple):
+    """A process of a run, the stage that it works for, the processes below it."""
+
+    process: psutil.Process
     stage: str
-    processes: list[psutil.Process]
-    moment: float = field(default_factory=time.monotonic)
+    below: list[psutil.Process]
+
+
+class Kill:
+    """A process that was killed, the state of its stage, and how long what hung on it went on."""
+
+    def __init__(self, target: str, state: str, stage: str, below: list[psutil.Process]):
+        self.target, self.state, self.stage, self.below = target, state, stage, below
+        self.seconds = 0.0
+        self._watch = threading.Thread(target=self._wait)
+        self._watch.start()
+
+    def _wait(self) -> None:
+        began = time.monotonic()
+        _, self.left = psutil.wait_procs(self.below, AT_MOST)
+        self.seconds = time.monotonic() - began
+
+    def wait_until_gone(self) -> float:
+        """Wait until all processes below the killed one have gone; how many seconds after the kill that was."""
+        self._watch.join()
+        assert not self.left, f"still there after {AT_MOST} s: {[words_of(process) for process in self.left]}"
+        return self.seconds
 
     def __str__(self) -> str:
         return f"{self.target:6}  {self.stage:22}  {self.state:28}"
-
-    def wait_until_gone(self) -> float:
-        """Wait until the killed process and all below it have gone; how many seconds after the kill that is."""
-        _, left = psutil.wait_procs(self.processes, AT_MOST)
-        assert not left, f"still there after {AT_MOST} s: {[words_of(process) for process in left]}"
-        return time.monotonic() - self.moment
 
 
 @dataclass
@@ -65,6 +82,8 @@ class Hunt:
         self.study, self.engine, self.draw = study, engine, draw
         self.started = self.began = time.time()
         self.there = self._records()
+        self.found: dict[str, list[Target]] = {}
+        self._survey()
 
     def _records(self) -> dict[str, int]:
         return {path.parent.name: path.stat().st_ino for path in self.study.folder.glob("*/run.json")}
@@ -83,7 +102,7 @@ class Hunt:
         if moment == "as a stage starts":
             return bool(self._fresh("*/params.yaml", self.began))
         if moment == "as a kernel starts":
-            return bool(self._fresh("*/params.yaml", self.began) and self.targets().get("kernel"))
+            return bool(self._fresh("*/params.yaml", self.began) and self._survey().get("kernel"))
         if moment == "as a checkpoint is written":
             return bool(self._fresh("*/checkpoints/.*aside*", self.began))
         if moment == "as a notebook ends":
@@ -113,39 +132,42 @@ class Hunt:
         while not self._is(moment, wait) and self._ended() < 2:
             if self.engine.poll() is not None:
                 return False
+            if time.time() - self.surveyed > 0.3:
+                self._survey()
             time.sleep(POLL)
         time.sleep(self.draw.choice((0, 0, self.draw.uniform(0, 0.5))))
         return self.engine.poll() is None
 
-    def targets(self) -> dict[str, list[psutil.Process]]:
-        """The processes of the run by what they are."""
-        found: dict[str, list[psutil.Process]] = {"engine": [psutil.Process(self.engine.pid)]}
+    def _survey(self) -> dict[str, list[Target]]:
+        """The processes of the run by what they are. It takes longer than a rename, so it is done ahead."""
+        self.surveyed = time.time()
+        engine = psutil.Process(self.engine.pid)
         try:
-            children = found["engine"][0].children(recursive=True)
-        except psutil.Error:
-            children = []
-        for child in children:
-            words = words_of(child)
-            kind = "kernel" if "ipykernel_launcher" in words else "stage" if "covidcxr execute" in words else ""
+            below = [(child, child.ppid(), words_of(child)) for child in engine.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return self.found
+        names = {child.pid: match[1] for child, _, words in below if (match := EXECUTE.search(words))}
+        self.found = {"engine": [Target(engine, next(iter(names.values()), ""), [child for child, _, _ in below])]}
+        for child, parent, words in below:
+            kind = "kernel" if "ipykernel_launcher" in words else "stage" if child.pid in names else ""
             if kind:
-                found.setdefault(kind, []).append(child)
-        return found
+                stage = names.get(parent if kind == "kernel" else child.pid, "")
+                hanging = [other for other, its_parent, _ in below if its_parent == child.pid]
+                self.found.setdefault(kind, []).append(Target(child, stage, hanging))
+        return self.found
 
     def kill(self) -> Kill | None:
         """Kill one process with SIGKILL; None when the run has ended before."""
         while self.engine.poll() is None:
-            targets = self.targets()
-            target = self.draw.choice(sorted(targets))
-            victim = self.draw.choice(targets[target])
+            kind = self.draw.choice(sorted(self.found))
+            target = self.draw.choice(self.found[kind])
+            state = self._state(target.stage)
             try:
-                of_stages = {"engine": targets.get("stage", []), "stage": [victim]}.get(target) or [victim.parent()]
-                words = " ".join(words_of(process) for process in of_stages if process)
-                stage = match[1] if (match := re.search(r"covidcxr execute \S+ (\w+)", words)) else ""
-                kill = Kill(target, self._state(stage), stage or "none", [victim, *victim.children(recursive=True)])
-                victim.kill()
+                target.process.kill()
             except psutil.NoSuchProcess:
+                self._survey()
                 continue
-            return kill
+            return Kill(kind, state, target.stage or "none", target.below)
         return None
 
     def _state(self, stage: str) -> str:
