@@ -6,6 +6,7 @@
 #   CORES        how many stages may run side by side    (default: the cores of this machine)
 #   COVIDCXR_KILLS  how often `make campaign` kills the study (default: 50)
 #   WORKERS      test processes; each may load TensorFlow, about 1 GB
+#   TORCH        a Python that has torch and torchvision, peers in `make bench`; QUICK=1 makes it small, to try it
 #   VENV         folder of the environment
 PYTHON  ?= python3 python3.13 python3.12 python3.11
 VENV    ?= .venv
@@ -69,8 +70,8 @@ lab: $(READY) ## open the notebooks in JupyterLab
 lint: $(VENV)/.extra-dev ## check style (ruff) and types (mypy)
 	@$(RUN) -m ruff check .; ruff=$$?; $(RUN) -m mypy && exit $$ruff
 
-bench: $(VENV)/.extra-bench ## measure speed against other tools
-	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
+bench: $(VENV)/.extra-bench ## measure speed against other tools, with one table of all ratios at the end
+	$(RUN) benchmarks $(if $(TORCH),--torch "$(TORCH)") $(if $(filter-out 0,$(QUICK)),--quick)
 
 # constraints.txt holds one version of everything; cpu.txt, gpu.txt and jax.txt are its hashed parts that `setup` installs.
 # Versions stay as they are where pyproject.toml allows; `make lock UPGRADE=--upgrade` takes the newest.

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from contest import child, peak
+from contest import child, note, peak, sizes
 
 MEMORY_BAR, SECONDS_BAR = 1.0, 20.0  # GiB, s
 FOUND = 48  # slices that go through the network
@@ -130,8 +130,7 @@ def evaluate(slices: int, size: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("slices", 300), ("pixels", 512), ("size", 256), ("evaluated", 2000)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    sizes(parser, slices=(300, 20), pixels=(512, 128), size=(256, 64), evaluated=(2000, 60))
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
@@ -142,14 +141,16 @@ def main() -> None:
         write_volume(root / "medseg_nr2_volumes", chosen.slices, chosen.pixels)
         alone = child([sys.executable, __file__, "--child", str(root), "--size", str(chosen.size)])
         print(f"a volume of {chosen.pixels} x {chosen.pixels} x {chosen.slices}, slices of {chosen.size} pixels")
-        print(f"  read {alone['seconds']:.1f} s, {alone['memory']:.2f} GiB at the peak beyond the imports; bar {MEMORY_BAR}")
+        note("CT slices, reading a volume", alone["seconds"], "s")
+        note("CT slices, peak of reading beyond the imports", alone["memory"], "GiB", bar=MEMORY_BAR)
         seconds = end_to_end(root, chosen.size, chosen.slices)
     for name, each in seconds.items():
         print(f"  {name:9} {1000 * each:7.1f} ms a slice, {each / sum(seconds.values()):5.1%}")
-    print(f"  together  {1 / sum(seconds.values()):7.1f} slices a second")
-    print(f"average precision of {chosen.evaluated} slices; bar {SECONDS_BAR:.0f} s")
-    for name, each in evaluate(chosen.evaluated, chosen.size).items():
-        print(f"  {name:17} {each:6.2f} s")
+    note("CT slices, end to end, a slice", sum(seconds.values()), "s")
+    print(f"average precision of {chosen.evaluated} slices")
+    ours, peer = evaluate(chosen.evaluated, chosen.size).values()
+    note("average precision with intervals", ours, "s", bar=SECONDS_BAR)
+    note("average precision with intervals", ours, "s", "faster-coco-eval, which has none", peer)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from contest import child, in_turns, measure, over_best, print_table
+from contest import KEYS, child, in_turns, measure, note, note_over_best, print_table, sizes
 
 BAR = 1.1
 STEPS = 5
@@ -229,16 +229,13 @@ def compare(chosen: argparse.Namespace, weights: Path) -> None:
     what = f"{chosen.size} x {chosen.size}, batch {BATCH}, {chosen.filters} filters"
     print(f"a full step, {what}, {chosen.rounds} rounds of {STEPS}")
     print_table(found)
-    if chosen.torch:
-        for key, ratio in over_best(found, "covidcxr").items():
-            print(f"  covidcxr over PyTorch's best, {key:10} {ratio:.2f} {'' if ratio <= BAR else f'above the bar of {BAR}'}")
+    note_over_best("decomposition, a full step", found, "covidcxr", "PyTorch", dict.fromkeys(KEYS, BAR))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="an interpreter with torch")
-    for name, default in (("size", 256), ("filters", 16), ("rounds", 3), ("memory", 500)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    sizes(parser, size=(256, 32), filters=(16, 4), rounds=(3, 1), memory=(500, 20))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -253,7 +250,7 @@ def main() -> None:
             weights = Path(folder) / "weights.npz"
             compare(chosen, weights)
             before, after = run(sys.executable, "memory", chosen, weights)["held"]
-        print(f"memory after {chosen.memory // 5} and {chosen.memory} steps: {before:.0f} and {after:.0f} MiB")
+        note(f"decomposition, memory after {chosen.memory} steps", after, "MiB", f"after {chosen.memory // 5} steps", before)
 
 
 if __name__ == "__main__":

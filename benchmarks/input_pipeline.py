@@ -22,6 +22,7 @@ from types import SimpleNamespace
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+from contest import note, sizes  # noqa: E402
 from keras import ops  # noqa: E402
 
 from covidcxr import augment  # noqa: E402
@@ -129,10 +130,7 @@ def together(model: keras.Model, make, workers: int, wait: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--instances", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=8, help="per measurement, at least 6")
-    parser.add_argument("--rounds", type=int, default=3)
+    sizes(parser, size=(1024, 128), instances=(15, 3), steps=(8, 6), rounds=(3, 1))
     parser.add_argument("--wait", type=float, default=0.35, help="seconds of a step on an accelerator")
     arguments = parser.parse_args()
     settings = Settings(
@@ -153,6 +151,7 @@ def main() -> None:
     rounds = [(making(feed, 0), making(feed, 1), making(feed, 2), changing(feed)) for _ in range(arguments.rounds)]
     *makings, change = map(min, zip(*rounds, strict=True))
     print(f"{'':24}" + "".join(f"{seconds:10.2f}" for seconds in makings) + f"   (augmentation in line: {change:.2f})")
+    note("batches, made by 2 threads", makings[2], "s", "made in line", makings[0])
 
     jit = "auto" if keras.backend.backend() != "tensorflow" else False
     models = {"network": (MaskRCNN(settings), 0.0), f"wait of {arguments.wait:g} s": (Waiting(), arguments.wait)}
@@ -167,7 +166,10 @@ def main() -> None:
             )
             for _ in range(arguments.rounds)
         ]
-        print(f"{name:24}" + "".join(f"{min(times):10.2f}" for times in zip(*rounds, strict=True)))
+        best = [min(times) for times in zip(*rounds, strict=True)]
+        print(f"{name:24}" + "".join(f"{seconds:10.2f}" for seconds in best))
+        note(f"batches, fit with 2 workers, {name}", best[3], "s", "a step alone (floor)", best[0])
+        note(f"batches, fit with 2 workers, {name}", best[3], "s", "made and trained in turn", best[1])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import statistics
 import time
 
 import numpy as np
+from contest import note, sizes
 
 from covidcxr import labels
 
@@ -44,15 +45,12 @@ def convex_peer(mask: np.ndarray) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=21)
+    sizes(parser, rounds=(21, 3))
     rounds = parser.parse_args().rounds
     rng = np.random.default_rng(1)
     masks = {"lesion-like": regions_of(np.minimum(rng.lognormal(2.5, 0.7, 50), 50)), "large": regions_of(np.full(50, 36.0))}
-    ways = {
-        "covidcxr label_projection": labels.label_projection,
-        "  of which regions": labels.regions,
-        "scipy label + skimage convex hull": convex_peer,
-    }
+    own, peer = "covidcxr label_projection", "scipy label + skimage convex hull"
+    ways = {own: labels.label_projection, "  of which regions": labels.regions, peer: convex_peer}
     for kind, mask in masks.items():
         found = labels.regions(mask)
         points = sum(len(labels.outline_points(region.mask)) for region in found)
@@ -67,6 +65,7 @@ def main() -> None:
         for way in ways:
             print(f"  {way:36}{1000 * statistics.median(wall[way]):8.1f} ms   (best {1000 * min(wall[way]):.1f}, "
                   f"processor {1000 * statistics.median(processor[way]):.1f})")
+        note(f"labels of a projection, {kind}", statistics.median(wall[own]), "s", peer, statistics.median(wall[peer]))
 
 
 if __name__ == "__main__":

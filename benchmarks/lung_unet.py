@@ -15,6 +15,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+from contest import note, sizes  # noqa: E402
 
 from covidcxr import feeding, training  # noqa: E402
 from covidcxr.models.lung_unet import lung_unet  # noqa: E402
@@ -42,8 +43,7 @@ def network(size: int, filters: int) -> keras.Model:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("size", 256), ("filters", 16), ("images", 64), ("batch", 8), ("rounds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    sizes(parser, size=(256, 64), filters=(16, 4), images=(64, 16), batch=(8, 4), rounds=(3, 2))
     chosen = parser.parse_args()
     images, masks = pictures(chosen.images, chosen.size)
     feed = feeding.Pictures(images, masks, chosen.batch)
@@ -75,11 +75,10 @@ def main() -> None:
         best = min(wall[way])
         speed = len(feed) * chosen.batch / best
         print(f"  {way:6}{best:8.2f} s an epoch   {speed:6.2f} images/s   processor {min(processor[way]):.2f} s")
-    print(f"  fed / bare {min(wall['fed']) / min(wall['bare']):.3f} in wall time, "
-          f"{min(processor['fed']) / min(processor['bare']):.3f} in processor time")
+    for title, seconds in (("wall", wall), ("processor", processor)):
+        note(f"lung U-Net, an epoch as fed, {title}", min(seconds["fed"]), "s", "bare fit over arrays", min(seconds["bare"]))
     step = min(wall["fed"]) / len(feed)
-    made = float(np.median(making))
-    print(f"  a batch is made in {1000 * made:.1f} ms on one thread: an input share of {made / step:.3f}")
+    note("lung U-Net, a batch made on one thread", float(np.median(making)), "s", "a step of the epoch", step)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Mask R-CNN: inference and a training step, beside torchvision's, and where the time goes.
 
-    python benchmarks/maskrcnn.py [--torchvision PYTHON] [--size 512] [--rounds 3]
+    python benchmarks/maskrcnn.py [--torch PYTHON] [--size 512] [--rounds 3]
 
 PYTHON is an interpreter with torch and torchvision, which the study does not need; without it our numbers stand alone. Both have
 ResNet-50 and FPN, random weights and the same work: inference of one image with 1000 proposals and 100 detections, masks not
 pasted here and pasted there (torchvision can't do without; it is some per cent); a step of gradient descent on two images of six
 objects, 1000 proposals, 200 regions, normalisation frozen, all stages trained.
 
-torchvision runs with one thread and with as many as there are cores, of which its best counts. How all are measured is said in
-`contest`.
+torchvision runs with one thread and with as many as there are cores, of which its best counts. Ours shall take at most as long at
+inference and 1.5 times as long at training, and hold at most twice the memory. How all are measured is said in `contest`.
 
 Where Keras sees a GPU, ours is also measured with ResNet-101, 1024 x 1024, two images, in float32 and mixed bfloat16.
 """
@@ -23,6 +23,8 @@ from functools import partial
 import contest
 
 TASKS = ("inference", "training")
+BARS = {"inference": 1.0, "training": 1.5}
+MEMORY_BAR = 2.0
 OBJECTS = 6
 PARTS = ("backbone and pyramid", "proposal head", "best of each level", "suppression", "regions, box head", "detections", "masks")
 CALLS = 4
@@ -196,9 +198,8 @@ def compare(python: str | None, size: int, rounds: int) -> None:
         found = contest.in_turns(contestants, rounds)
         print(f"{task}:")
         contest.print_table(found)
-        if python:
-            ratios = (f"{ratio:.2f} ({key})" for key, ratio in contest.over_best(found, "covidcxr").items())
-            print(f"  covidcxr over torchvision's best: {', '.join(ratios)}")
+        bars = {"median": BARS[task], "least": BARS[task], "peak": MEMORY_BAR}
+        contest.note_over_best(f"Mask R-CNN {task}", found, "covidcxr", "torchvision", bars)
 
 
 def print_parts(title: str, **options) -> None:
@@ -216,26 +217,25 @@ def measure_gpu(size: int, rounds: int) -> None:
         print(f"\nGPU, ResNet-101, FPN, {size} x {size}, two images, {policy}")
         for task in TASKS:
             own = contest.summary([run(sys.executable, f"ours {task}", **options) for _ in range(rounds)])
-            spread = f"least {own['least']:.4f}, most {own['most']:.4f}, first {own['first']:.1f}"
-            print(f"  {task:10} median {own['median']:.4f} s, {spread}")
+            print(f"  least {own['least']:.4f}, most {own['most']:.4f}, first {own['first']:.1f}")
+            contest.note(f"Mask R-CNN {task} on the GPU, {policy}, median", own["median"], "s")
         print_parts(policy, **options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torchvision", metavar="PYTHON", help="interpreter that has torchvision")
-    parser.add_argument("--size", type=int, default=512, help="of images on the CPU, pixels")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--torch", metavar="PYTHON", help="interpreter that has torch and torchvision")
+    contest.sizes(parser, size=(512, 64), rounds=(3, 1))
     hidden = {"child": None, "threads": 1, "depth": 50, "images": 1, "policy": "float32"}
     for name, default in hidden.items():
         parser.add_argument(f"--{name}", type=type(default or ""), default=default, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         return child(arguments)
-    compare(arguments.torchvision, arguments.size, arguments.rounds)
+    compare(arguments.torch, arguments.size, arguments.rounds)
     print_parts(f"ResNet-50, {arguments.size} x {arguments.size}, one image", size=arguments.size)
     if run(sys.executable, "gpu"):
-        measure_gpu(1024, arguments.rounds)
+        measure_gpu(128 if arguments.quick else 1024, arguments.rounds)
 
 
 if __name__ == "__main__":

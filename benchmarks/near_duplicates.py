@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from contest import note, sizes
 
 from covidcxr.datasets.near_duplicates import MAX_DISTANCE, Fingerprint, close_pairs, fingerprint, near_duplicates
 from covidcxr.resizing import resize
@@ -31,8 +32,7 @@ def picture(number: int, side: int, copied: bool) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("images", 10_000), ("side", 512), ("copies", 100), ("workers", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    sizes(parser, images=(10_000, 500), side=(512, 128), copies=(100, 10), workers=(2, 2))
     chosen = parser.parse_args()
     originals = chosen.images - chosen.copies
     planted = {(number, originals + number) for number in range(chosen.copies)}
@@ -63,9 +63,10 @@ def main() -> None:
     print(f"{chosen.images} images of {chosen.side} x {chosen.side}, {chosen.workers} threads")
     print(f"  fingerprints {making:7.2f} s   {1000 * making / chosen.images:.2f} ms an image")
     print(f"  search       {searching:7.2f} s   {comparisons / searching / 1e6:.0f} million pairs a second")
-    print(f"  a bare loop  {loop * comparisons / (few * (few - 1) / 2):7.1f} s for as many pairs, from {few} images")
-    print(f"  together     {making + searching:7.2f} s")
-    print(f"  {len(planted & pairs)} of {len(planted)} copies found, {len(pairs - planted)} other pairs")
+    print(f"  {len(pairs - planted)} pairs found that are no planted copies")
+    note(f"near-duplicates, all of {chosen.images} images", making + searching, "s")
+    note("near-duplicates, search", searching, "s", f"a bare loop, from {few} images", loop * comparisons / (few * (few - 1) / 2))
+    note(f"near-duplicates, missed of {len(planted)} planted", len(planted - pairs), "copies")
 
 
 if __name__ == "__main__":

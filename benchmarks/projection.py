@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contest import peak
+from contest import note, peak, sizes
 
 FLOOR = "read with nibabel (floor)"
 
@@ -79,6 +79,9 @@ CONTESTANTS = {
     "SimpleITK MeanProjection": simpleitk("MeanProjection"),
 }
 PLASTIMATCH = "plastimatch drr"
+PEERS = {
+    "covidcxr sum": "SimpleITK SumProjection", "covidcxr mean": "SimpleITK MeanProjection", "covidcxr beer_lambert": PLASTIMATCH,
+}  # fmt: skip
 
 
 def run_one(name: str, path: str) -> None:
@@ -122,31 +125,31 @@ def measure_plastimatch(path: Path, folder: Path) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def write_volume(path: Path) -> None:
-    """A chest-like CT of 512 x 512 x 300 voxels with the noise of a thin-slice scan, stored as scanners do."""
+def write_volume(path: Path, slices: int) -> None:
+    """A chest-like CT of 512 x 512 pixels and so many slices with the noise of a thin-slice scan, stored as scanners do."""
     import nibabel as nib
 
     rng = np.random.default_rng(0)
-    x, y, z = np.ogrid[:512, :512, :300]
-    voxels = np.full((512, 512, 300), -1000, np.int16, order="F")
+    x, y, z = np.ogrid[:512, :512, :slices]
+    voxels = np.full((512, 512, slices), -1000, np.int16, order="F")
     voxels[np.broadcast_to(((x - 256) / 230.0) ** 2 + ((y - 256) / 150.0) ** 2 < 1, voxels.shape)] = 40
-    lungs = ((np.abs(x - 256) - 110) / 80.0) ** 2 + ((y - 256) / 100.0) ** 2 + ((z - 150) / 130.0) ** 2 < 1
+    lungs = ((np.abs(x - 256) - 110) / 80.0) ** 2 + ((y - 256) / 100.0) ** 2 + ((z - slices / 2) / (slices * 13 / 30)) ** 2 < 1
     voxels[lungs] = -850
     voxels[:, 430:434] = -200  # a table
-    for k in range(300):
+    for k in range(slices):
         voxels[:, :, k] += rng.normal(0, 20, (512, 512)).astype(np.int16)
     nib.save(nib.Nifti1Image(voxels, np.diag([-0.7, -0.7, 1, 1])), path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--volume", type=Path, help="a .nii or .nii.gz of int16; default: one of 512 x 512 x 300 is made")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--volume", type=Path, help="a .nii or .nii.gz of int16; default: one of 512 x 512 is made")
+    sizes(parser, rounds=(5, 1), slices=(300, 20))
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one", choices=CONTESTANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.make:
-        return write_volume(arguments.volume)
+        return write_volume(arguments.volume, arguments.slices)
     if arguments.one:
         return run_one(arguments.one, str(arguments.volume))
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +157,8 @@ def main() -> None:
         path = arguments.volume or folder / "ct.nii.gz"
         if arguments.volume is None:
             # in a process of its own, so that this one stays small: plastimatch's peak starts at its parent's
-            subprocess.run([sys.executable, __file__, "--make", "--volume", path], check=True)
+            words = ["--make", "--volume", path, "--slices", str(arguments.slices)]
+            subprocess.run([sys.executable, __file__, *words], check=True)
         names = list(CONTESTANTS)
         if shutil.which("plastimatch"):
             names.append(PLASTIMATCH)
@@ -184,6 +188,16 @@ def report(path: Path, names: list[str], rounds: list[dict[str, tuple[float, flo
         seconds, memory = (statistics.median(r[name][i] for r in rounds) for i in (0, 1))
         spread = f"({ratios[0]:.2f}-{ratios[-1]:.2f})"
         print(f"{name:36}{seconds:9.2f}{statistics.median(ratios):9.2f}{spread:>16}{memory / volume:14.2f}")
+    for name in (name for name in names if name.startswith("covidcxr")):
+        seconds, memory = (statistics.median(r[name][i] for r in rounds) for i in (0, 1))
+        title = name.replace("covidcxr", "projection,")
+        for peer in [FLOOR, *([PEERS[name]] if name in PEERS else [])]:
+            theirs = ratio = None
+            if peer in names:
+                theirs = statistics.median(r[peer][0] for r in rounds)
+                ratio = statistics.median(r[name][0] / r[peer][0] for r in rounds)
+            note(title, seconds, "s", peer, theirs, ratio=ratio)
+        note(f"{title}, peak", memory / 2**30, "GiB", "the volume as int16", volume / 2**30)
 
 
 if __name__ == "__main__":

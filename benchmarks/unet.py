@@ -11,8 +11,8 @@ How all are measured is said in `contest`.
 Batches are made by `feeding.Pictures` with the augmentation of tang2020: in line without a network, then by two threads while
 `fit` trains. On a machine without an accelerator threads and network share the cores: what the threads take, the network lacks.
 
-Last, images are predicted from full size to percentages in one pass, 50 and 200 of them, each in a process of its own: the peak
-of memory shall not grow with their number.
+Last, images are predicted from full size to percentages in one pass, 200 of them and a quarter of that, each in a process of its
+own: the peak of memory shall not grow with their number.
 """
 
 import argparse
@@ -24,12 +24,11 @@ import time
 from functools import partial
 from itertools import pairwise
 
-from contest import child, in_turns, measure, over_best, peak, print_table, timed
+from contest import KEYS, child, in_turns, measure, note, note_over_best, peak, print_table, sizes, timed
 
 BAR = 1.1
 STEPS = 6
 ROWS, COLUMNS = 2048, 1792  # of a radiograph
-IMAGES = (50, 200)
 PACKAGE = ("segmentation_models, XLA", "segmentation_models, no XLA")
 
 
@@ -127,29 +126,26 @@ def compare(size: int, batch: int, rounds: int) -> None:
     found = in_turns({name: partial(run, name, size, batch) for name in ("covidcxr", *PACKAGE)}, rounds)
     print(f"a training step, {size} x {size}, {batch} images; TensorFlow, {os.cpu_count()} cores, {rounds} rounds of {STEPS}")
     print_table(found)
-    for key, ratio in over_best(found, "covidcxr").items():
-        print(f"  covidcxr over the package's best, {key:10} {ratio:.2f} {'' if ratio <= BAR else f'above the bar of {BAR}'}")
+    note_over_best("U-Net, a training step", found, "covidcxr", PACKAGE[0], dict.fromkeys(KEYS, BAR))
 
 
-def print_predictions(size: int, batch: int) -> None:
+def print_predictions(size: int, batch: int, images: int) -> None:
     print(f"\npredicting images of {ROWS} x {COLUMNS} at {size} x {size}, percentages included, {batch} at a time")
-    for images in IMAGES:
-        own = run(f"predict {images}", size, batch)
-        print(f"{images:6} images: {own['seconds']:.3f} s an image, peak {own['peak']:.3f} GiB")
+    few, many = (run(f"predict {count}", size, batch) for count in (images // 4, images))
+    note("U-Net, predicting an image", many["seconds"], "s")
+    note(f"U-Net, predicting {images} images, peak", many["peak"], "GiB", f"{images // 4} images", few["peak"])
 
 
 def print_inputs(size: int, batch: int) -> None:
     own = run("inputs", size, batch)
-    share, slower = own["made"] / own["there"], own["fit"] / own["there"]
-    print(f"\na step on a batch that is there {own['there']:.2f} s; a batch made in line {own['made']:.3f} s, {share:.0%} of it")
-    print(f"a step of fit while two threads make batches {own['fit']:.2f} s, {slower:.2f} times as long")
+    print("\nbatches, made in line and by two threads while fit trains")
+    note("U-Net, a batch made in line", own["made"], "s", "a step on one that is there", own["there"])
+    note("U-Net, a step of fit with 2 threads", own["fit"], "s", "a step on one that is there", own["there"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=320, help="of images, pixels")
-    parser.add_argument("--batch", type=int, default=8, help="images")
-    parser.add_argument("--rounds", type=int, default=3)
+    sizes(parser, size=(320, 64), batch=(8, 2), rounds=(3, 1), predicted=(200, 8))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     size, batch = arguments.size, arguments.batch
@@ -163,7 +159,7 @@ def main() -> None:
         return
     compare(size, batch, arguments.rounds)
     print_inputs(size, batch)
-    print_predictions(size, batch)
+    print_predictions(size, batch, arguments.predicted)
 
 
 if __name__ == "__main__":
