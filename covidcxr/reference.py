@@ -90,7 +90,7 @@ def _row(one: Assessment, stages: Mapping[str, Outcome]) -> dict[str, Any] | Non
         return None
     number = claims_module.number
     low, high = map(number, record["ci"]) if record.get("ci") else ("", "")
-    trivial = {**(one.claim.trivial or {}), **(record.get("trivial") or {})}
+    trivial = record.get("trivial") or one.claim.trivial or {}  # measured on the same images, or else known beforehand
     return {
         "claim": one.claim.id, "what": one.claim.what, "place": one.claim.place, "paper": number(one.claim.value),
         "here": number(record["value"]), "low": low, "high": high, "n": record.get("n"), "n_unit": record.get("n_unit", ""),
