@@ -17,7 +17,7 @@ MOMENTS = (
     "at any time", "as a stage starts", "as a kernel starts", "as a checkpoint is written", "as a notebook ends",
     "as a record is written", "as a stage is put in place",
 )  # fmt: skip
-LONGEST_WAIT = 20.0  # seconds from a restart to a kill at any time: about the length of a stage
+LONGEST_WAIT = 15.0  # seconds from a restart to a kill at any time: about the length of a stage
 POLL = 0.001
 
 
@@ -182,4 +182,6 @@ class Hunt:
             return "training or after it"
         if "results.json" in fresh:
             return "running its notebook"
-        return "starting its kernel" if "params.yaml" in fresh else "starting"
+        if "params.yaml" in fresh:
+            return "starting its kernel"
+        return "in place" if self._records().get(stage) != self.there.get(stage) else "starting"
