@@ -79,14 +79,14 @@ def _read(path: Path) -> dict[str, Published]:
     content = paths.read_yaml(path)
     check(_File, content, str(path))
     found = {}
-    for name, entry in content["weights"].items():
-        where = f"{path}, {name}"
-        source = content["sources"].get(entry.pop("source", None))
-        if source is None:
-            raise InputError(f"{where}: source must be one of {', '.join(map(str, content['sources']))}.")
+    for name, stated in content["weights"].items():
+        entry, where = dict(stated), f"{path}, {name}"
+        named = entry.pop("source", None)
+        if not isinstance(named, str) or named not in content["sources"]:
+            raise InputError(f"{where}: source must be one of {', '.join(content['sources'])}.")
         if isinstance(entry.get("pixels"), dict):
             entry["pixels"] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry["pixels"].items()}
-        found[name] = build(Published, {**source, **entry, "name": name}, where)
+        found[name] = build(Published, {**content["sources"][named], **entry, "name": name}, where)
     return found
 
 
