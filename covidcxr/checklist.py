@@ -6,10 +6,11 @@ print(checklist.counts(table))
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from covidcxr import paths
+from covidcxr import entries, paths
 from covidcxr.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ JUDGED = ("met", "partly", "not", "-")
 """How an item may be judged; "-": it does not apply."""
 ITEMS = 42
 FILE = "claim_checklist.yaml"
+
+
+@dataclass(frozen=True)
+class _File:
+    items: dict[int, list]
+    papers: dict[str, dict]
 
 
 def read(path: Path | None = None) -> DataFrame:
@@ -36,23 +43,28 @@ def read(path: Path | None = None) -> DataFrame:
     import pandas as pd
 
     path = path or paths.params_dir() / FILE
-    content = paths.read_yaml(path)
-    items, papers = content.get("items") or {}, content.get("papers") or {}
-    if list(items) != list(range(1, ITEMS + 1)) or not papers:
-        raise InputError(f"{path}: items 1 to {ITEMS} in order, and papers, are expected; found items {list(items)}.")
+    checklist = entries.build(_File, paths.read_yaml(path), str(path))
+    if list(checklist.items) != list(range(1, ITEMS + 1)) or not checklist.papers:
+        raise InputError(f"{path}: items 1 to {ITEMS} in order, and papers, are expected; found items {list(checklist.items)}.")
     rows = []
-    for paper, answers in papers.items():
-        if list(answers) != list(items):
+    for paper, answers in checklist.papers.items():
+        if list(answers) != list(checklist.items):
             raise InputError(f"{path}: {paper} must answer the items 1 to {ITEMS} in order; it has {list(answers)}.")
         for item, answer in answers.items():
-            judged, place, says = answer
+            judged, place, says = _texts(answer, 3, f"{path}: {paper}, item {item}")
             if judged not in JUDGED:
                 raise InputError(f"{path}: {paper}, item {item}: judged {judged!r}; one of {', '.join(JUDGED)} is expected.")
             if (judged in ("met", "partly")) != (place != "–"):
                 raise InputError(f"{path}: {paper}, item {item}: what is met has a place in the paper, what is not has –.")
-            section, asks = items[item]
+            section, asks = _texts(checklist.items[item], 2, f"{path}: item {item}")
             rows.append((paper, item, section, asks, judged, place, says))
     return pd.DataFrame(rows, columns=["paper", "item", "section", "asks", "judged", "place", "says"])
+
+
+def _texts(value: object, count: int, where: str) -> list[str]:
+    if not (isinstance(value, list) and len(value) == count and all(isinstance(text, str) for text in value)):
+        raise InputError(f"{where}: a list of {count} texts is expected, found {value!r}.")
+    return value
 
 
 def counts(table: DataFrame) -> DataFrame:

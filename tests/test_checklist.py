@@ -26,10 +26,20 @@ def test_every_paper_answers_every_item():
     (lambda paper: paper.update({3: ["yes", "section 1", ""]}), "item 3: judged 'yes'"),
     (lambda paper: paper.update({3: ["met", "–", ""]}), "item 3: what is met has a place"),
     (lambda paper: paper.update({3: ["not", "section 1", ""]}), "item 3: what is met has a place"),
+    (lambda paper: paper.update({3: "met"}), "item 3: a list of 3 texts is expected, found 'met'"),
+    (lambda paper: paper.update({3: ["met", 1, ""]}), "item 3: a list of 3 texts is expected"),
 ])  # fmt: skip
 def test_a_damaged_file_says_where(content, tmp_path, damage, words):
     damage(content["papers"]["zhang2020"])
     path = tmp_path / "list.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     with pytest.raises(InputError, match=words):
+        checklist.read(path)
+
+
+@pytest.mark.parametrize("text", ["items: 3", "[]", "{items: {1: [a, b]}, papers: {zhang2020: none}}", "{items: {}}"])
+def test_a_file_of_another_form_is_refused(tmp_path, text):
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match="list.yaml"):
         checklist.read(path)
