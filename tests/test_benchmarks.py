@@ -15,6 +15,7 @@ NOTES = {
     "rounds": "note('rounds', 2.0, 's', 'a peer', 4.0, ratio=0.75)",
     "best": "note_over_best('best', {'ours': dict.fromkeys(KEYS, 6.0), 'a': dict.fromkeys(KEYS, 4.0), "
     "'b': dict.fromkeys(KEYS, 3.0)}, 'ours', 'a peer', {'peak': 2.5})",
+    "alone": "note_over_best('alone', {'ours': dict.fromkeys(KEYS, 6.0)}, 'ours', 'a peer', {'peak': 2.5})",
 }
 
 
@@ -46,8 +47,10 @@ def test_notes_are_rows_with_their_ratio_and_whether_the_bar_is_held(table):
         ["rounds", "2 s", "a peer", "4 s", "x 0.75"],
         *(["best, " + key, "6 s", "b", "3 s", "x 2.00"] for key in ("median", "least", "processor")),
         ["best, peak", "6 GiB", "b", "3 GiB", "x 2.00", "bar x 2.5", "held"],
+        *(["alone, " + key, "6 s", "a peer", "not at hand"] for key in ("median", "least", "processor")),
+        ["alone, peak", "6 GiB", "a peer", "not at hand", "bar x 2.5"],
     ])  # fmt: skip
-    assert lines[-1] == ["2 of 4 bars held; peers not at hand in 1 rows; 0 of 1 scripts failed"]
+    assert lines[-1] == ["2 of 4 bars held; peers not at hand in 5 rows; 0 of 1 scripts failed"]
 
 
 def test_a_script_that_fails_is_a_row_beside_its_notes_and_hides_no_other(table):
