@@ -16,10 +16,12 @@ from pathlib import Path
 
 from covidcxr import paths
 from covidcxr.errors import InputError
+from covidcxr.execution import gpus
 from covidcxr.results import PARTIAL
 from covidcxr.study import Plan, Stage
 
 ONLY_PLANNING = {"-n", "--dry-run", "--dryrun"}
+GIB_OF_A_TRAINING = 3  # on a processor, of the profiles for laptops
 
 
 def run(
@@ -119,7 +121,7 @@ def _snakemake(plan: Plan, todo: Sequence[Stage], cores: int | None, keep_going:
         "--forceall", "--ignore-incomplete", "--drop-metadata", "--nolock",
         "--scheduler", "greedy",
         *([] if extra else ["--quiet", "all"]),  # whoever speaks to Snakemake wants to hear it
-        *([] if any(word == "--resources" for word in extra) else ["--resources", "gpu=1"]),
+        *([] if any(word == "--resources" for word in extra) else ["--resources", f"gpu={_trainings_at_once()}"]),
         *(["--keep-going"] if keep_going else []),
         *extra,
     ]
@@ -131,6 +133,13 @@ def _snakemake(plan: Plan, todo: Sequence[Stage], cores: int | None, keep_going:
             raise KeyboardInterrupt from None
         return end.code in (0, None)
     return True
+
+
+def _trainings_at_once() -> int:
+    """How many stages that would use a GPU may run side by side: one on a machine that has one, else as many as memory holds."""
+    import psutil
+
+    return 1 if gpus() else max(1, int(psutil.virtual_memory().total / GIB_OF_A_TRAINING / 2**30))
 
 
 class _StopStages:

@@ -418,14 +418,16 @@ def _hardware() -> dict[str, Any]:
         cpu = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)[0]
     except (OSError, IndexError):
         pass
-    try:
-        query = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True
-        )
-        gpu = query.stdout.strip().splitlines()
-    except (OSError, subprocess.SubprocessError):
-        gpu = []
     return {
         "cpu": cpu, "cores": paths.available_cores(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30), "gpu": gpu, "system": platform.platform(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30), "gpu": gpus(), "system": platform.platform(),
     }
+
+
+def gpus() -> list[str]:
+    """Names of this machine's NVIDIA GPUs."""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []

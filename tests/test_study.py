@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from conftest import PARAMETERS, ROOT
+
+from covidcxr import engine, execution
 
 ALL_DONE = {"first": "done", "second": "done", "alone": "done"}
 
@@ -504,3 +507,42 @@ def test_a_damaged_record_is_no_record(small_study, content):
     assert states(small_study)["alone"] == "will run"
     run(small_study, "alone")
     assert states(small_study)["alone"] == "done"
+
+
+WAIT_FOR = """
+    from pathlib import Path
+    meeting = Path({meeting!r})
+    (meeting / {name!r}).touch()
+    for _ in range(600):
+        if len(list(meeting.iterdir())) == 2:
+            break
+        time.sleep(0.1)
+    else:
+        raise TimeoutError("the other stage has not started")
+"""
+
+
+@pytest.fixture
+def two_trainings(small_study):
+    """`first` and `alone` would use a GPU, and each waits for the other to start."""
+    meeting = small_study.root / "meeting"
+    meeting.mkdir()
+    small_study.write("params/study.yaml", "stages: {first: {notebook: first, gpu: true}, alone: {notebook: alone, gpu: true}}")
+    for name in ("first", "alone"):
+        small_study.notebook(name, [WAIT_FOR.format(meeting=str(meeting), name=name), "stage.finish()"])
+    return small_study
+
+
+@pytest.mark.skipif(bool(execution.gpus()), reason="this machine has a GPU")
+def test_trainings_run_side_by_side_without_a_gpu(two_trainings):
+    run(two_trainings, "--cores", "2")
+
+
+def test_trainings_take_turns_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(engine, "gpus", lambda: ["a card"])
+    assert engine._trainings_at_once() == 1
+    monkeypatch.setattr(engine, "gpus", lambda: [])
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=10 * 2**30))
+    assert engine._trainings_at_once() == 3
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**30))
+    assert engine._trainings_at_once() == 1
