@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT, SmallStudy
 from PIL import Image
-from test_pages import MAIN, blocks, commands
+from test_pages import MAIN, blocks, commands, prose
 
 from covidcxr.study import Plan
 
@@ -76,7 +77,7 @@ def test_a_stage_is_repeated_by_hand_beside_the_study(study):
     assert shell(study, "python -m covidcxr run demo").returncode == 0
     before = study.outputs.parent.joinpath("demo", "ct_projection", "run.json").stat().st_ino
     done = shell(study, line)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     assert (study.root / "again.ipynb").is_file() and list((study.root / "outputs" / "demo" / ".by_hand").iterdir())
     assert study.outputs.parent.joinpath("demo", "ct_projection", "run.json").stat().st_ino == before
 
@@ -122,3 +123,35 @@ def test_the_mask_rcnn_of_the_readme_trains_and_finds(monkeypatch, capsys):
     exec(program.replace("(512, 512)", "(64, 64)").replace("epochs=12", "epochs=1, verbose=0"), names)
     assert asked == ["torchvision_mask_rcnn_r50_fpn"] and capsys.readouterr().out.strip() == "loaded"
     assert len(names["found"]) == 2 and names["found"][0].boxes.shape[1] == 4
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_files_named_for_a_copy_are_all_that_it_needs(tmp_path, published):
+    (named,) = re.findall(r"To copy the network, take (.+?); published weights also need (.+?)\. ", " ".join(prose(MAIN).split()))
+    for name in re.findall("`([^`]+)`", " ".join(named if published else named[:1])):
+        source = ROOT / name if name.startswith("params/") else ROOT / "covidcxr" / name
+        target = tmp_path / source.relative_to(ROOT)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    program = f"""
+        import importlib, pkgutil, sys
+        import covidcxr.maskrcnn as copied
+        for module in pkgutil.iter_modules(copied.__path__):
+            if {published} or module.name != "weights":
+                importlib.import_module(f"covidcxr.maskrcnn.{{module.name}}")
+        if {published}:
+            from covidcxr.models import published
+            assert "torchvision_mask_rcnn_r50_fpn" in published.table()
+        # Where the study is installed, Python finds there what is missing here.
+        loaded = {{name: module for name, module in sys.modules.items() if name.startswith("covidcxr")}}
+        places = {{name: list(getattr(module, "__path__", None) or [module.__file__])[0] for name, module in loaded.items()}}
+        print([name for name, place in places.items() if not place.startswith({str(tmp_path)!r})])
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in ("COVIDCXR_HOME", "PYTHONPATH")}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
