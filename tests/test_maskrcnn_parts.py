@@ -175,6 +175,19 @@ def test_roi_align_equals_peers(aligned, samples):
     assert_equals_peer(pooled[image, np.arange(len(image))], f"roi_align/aligned_{aligned}/samples_{samples}")
 
 
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_roi_align_equals_peers_that_adapt_their_samples(aligned, samples):
+    """They take one per cell, up and across; ours has one number for both, so regions count that ask for it twice."""
+    boxes, image = UNITS["roi_align/boxes"], UNITS["roi_align/image"].astype(int)
+    cells = (boxes[:, 2:] - boxes[:, :2]) / 4
+    alike = (np.ceil((cells if aligned else np.maximum(cells, 1)) / 7) == samples).all(axis=1)
+    pooled = number(roi_align([UNITS["roi_align/map"]], [4], np.stack([boxes] * 2), 7, samples, aligned))
+    key = f"roi_align/aligned_{aligned}/samples_adaptive"
+    gap = np.abs(pooled[image, np.arange(len(image))] - UNITS[key])[alike]
+    assert len(gap) and gap.max() <= peer.tolerance(SPEC, key)
+
+
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_roi_align_of_a_ramp_is_the_ramp(samples):
     row, column = np.mgrid[:16, :24].astype("float32")
@@ -283,12 +296,34 @@ def test_hard_mask_targets_nearly_equal_detectron2():
     assert ((number(targets)[0] >= 0.5) != (UNITS["masks/detectron2_targets"] > 0.5)).mean() < 0.01
 
 
+def test_mask_targets_equal_peers_that_adapt_their_samples():
+    """The last region is less than 28 pixels wide and high, so that 28 x 28 cells get one sample each, in theirs too."""
+    masks = np.unpackbits(UNITS["masks/truth_packed"], axis=-1, count=SPEC["settings"]["canvas"][1])[None, -1:]
+    box = UNITS["masks/crop_boxes"][None, -1:]
+    assert (box[..., 2:] - box[..., :2] < 28).all()
+    soft, hard = (number(mask_targets(masks, np.zeros((1, 1), int), box, 28, 1, aligned))[0, 0] for aligned in (False, True))
+    key = "masks/torchvision_targets_samples_adaptive"
+    assert np.abs(soft - UNITS[key][-1]).max() <= peer.tolerance(SPEC, key)
+    np.testing.assert_array_equal(hard >= 0.5, UNITS["masks/detectron2_targets"][-1] > 0.5)
+
+
 def test_pasting_equals_peer():
     height, width = SPEC["settings"]["canvas"]
     pasted = paste_masks(UNITS["masks/probabilities"], UNITS["masks/boxes"], height, width)
     assert_equals_peer(pasted, "masks/detectron2_pasted")
     binary = np.unpackbits(UNITS["masks/detectron2_pasted_binary_packed"], axis=-1, count=width)
     np.testing.assert_array_equal(pasted >= 0.5, binary)
+
+
+def test_pasting_equals_torchvisions_within_its_box_of_whole_pixels():
+    """It surrounds a mask by a cell of zeros, and lays the whole into a box that is widened as much and cut to whole pixels."""
+    boxes, cells = UNITS["masks/boxes"].astype("float64"), 28
+    middle, half = (boxes[:, 2:] + boxes[:, :2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * (cells + 2) / cells
+    first = np.trunc(middle - half)
+    cell = (np.trunc(middle + half) - first + 1) / (cells + 2)
+    within = np.concatenate([first + cell, first + (cells + 1) * cell], axis=1)
+    pasted = paste_masks(UNITS["masks/probabilities"], within, *SPEC["settings"]["canvas"])
+    assert_equals_peer(pasted, "masks/torchvision_pasted")
 
 
 def test_a_pasted_target_is_the_mask_again():
