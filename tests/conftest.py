@@ -1,5 +1,7 @@
 """Fixtures that tests share: data sets, and a small study of its own to run, break and repair."""
 
+import ctypes
+import gc
 import json
 import os
 import shutil
@@ -12,6 +14,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_given_back():
+    """After each file of tests the networks that it built go: a process of tests would otherwise grow by gigabytes."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].backend.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

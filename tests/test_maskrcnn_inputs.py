@@ -6,7 +6,7 @@ import pytest
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.maskrcnn.batches import batch, boxes_of_masks, check_batch
 from covidcxr.maskrcnn.presets import gaikwad2020, ramesh2021
-from covidcxr.maskrcnn.settings import Anchors, Settings
+from covidcxr.maskrcnn.settings import Anchors, Pixels, ProposalTraining, Regions, Settings, WeightDecay
 
 SETTINGS = Settings(foreground_classes=2, largest_instances=3)
 
@@ -76,7 +76,9 @@ def test_bad_images_are_named(image, message):
         (objects(1, boxes=np.array([[-1.0, 10, 6, 20]])), "xray7, box 0 .*leaves the image"),
         (objects(1, boxes=np.array([[np.nan, 10, 6, 20]])), "xray7, box 0 .*finite"),
         (objects(2, labels=np.array([1, 3])), "xray7, box 1 .*its label is 3; labels go from 1 to 2"),
+        (objects(2, labels=np.array([1, np.nan])), "xray7, box 1 .*its label is nan"),
         (objects(2, masks=np.zeros((2, 40, 60), bool)), "xray7, box 0 .*its mask is empty"),
+        (objects(1, boxes=np.array([[10.0, 25, 20, 40]])), "xray7, box 0 .*its mask has no pixel in it. Boxes are x1, y1"),
         (objects(1, masks=np.ones((1, 60, 40), bool)), "xray7: the masks are 60 x 40, the image is 40 x 60"),
         (objects(1, masks=np.full((1, 40, 60), 255)), "xray7: masks must be bool"),
         (objects(4), "xray7: 4 objects, but room for 3"),
@@ -98,6 +100,12 @@ def test_bad_batches_are_refused():
     made["boxes"][1, 0, 2] = 100
     with pytest.raises(InputError, match="image 1, box 0 .*leaves the image"):
         check_batch(made, SETTINGS)
+    for images, known in (([], []), ([picture()], []), ([picture()], [objects(), objects()])):
+        with pytest.raises(InputError, match=f"here are {len(images)} and {len(known)}"):
+            batch(images, known, SETTINGS)
+    part = {key: value for key, value in made.items() if key != "masks"}
+    with pytest.raises(InputError, match="The truth is incomplete: masks missing"):
+        check_batch(part, SETTINGS)
     with pytest.raises(InputError, match="Mask 1 of 2 is empty"):
         boxes_of_masks(np.stack([made["masks"][0, 0], made["masks"][0, 2]]))
 
@@ -110,6 +118,19 @@ def test_settings_survive_a_file():
 
     for settings in (Settings(), ramesh2021(), gaikwad2020("r101", "c4"), gaikwad2020("x101")):
         assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"pixels": Pixels(order="grb")}, "pixels.order must be 'rgb' or 'bgr'; it is 'grb'"),
+    ({"proposal_training": ProposalTraining(box_mean_over="positive")}, "proposal_training.box_mean_over must be 'samples' or"),
+    ({"weight_decay": WeightDecay(form="l2")}, "weight_decay.form must be 'sum' or 'mean'"),
+    ({"regions": Regions(samples=0)}, "regions.samples must be at least 1; it is 0"),
+    ({"largest_instances": 0}, "largest_instances must be at least 1"),
+    ({"anchors": Anchors(sizes=((8.0,), (16.0,), (32.0, 40.0), (64.0,), (128.0,)))}, "as many anchor sizes"),
+])  # fmt: skip
+def test_words_and_sizes_that_mean_nothing_are_refused(change, message):
+    with pytest.raises(ParameterError, match=message):
+        Settings(**change)
 
 
 def test_contradictory_settings_are_refused():

@@ -1,6 +1,7 @@
 """Batches for Mask R-CNN: images and objects of any size and number, checked and padded to arrays of fixed shape (numpy)."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from covidcxr.feeding import check_image
 from covidcxr.maskrcnn.settings import Settings
 
 STEP = 32  # the coarsest stride of a backbone
+TRUTH = ("boxes", "labels", "valid", "masks")
 
 
 def batch(
@@ -36,6 +38,8 @@ def batch(
     Raises:
         InputError: for an image or an object that is not as above; the message names both.
     """
+    if not len(images) or len(objects) != len(images):
+        raise InputError(f"A batch is of at least one image, each with its objects; here are {len(images)} and {len(objects)}.")
     names = [f"image {i}" for i in range(len(images))] if names is None else names
     pictures = []
     for image, name in zip(images, names, strict=True):
@@ -80,13 +84,24 @@ def check_shape(shape: tuple[int, int], largest: tuple[int, int]) -> None:
 
 def check_batch(arrays: Mapping[str, np.ndarray], settings: Settings) -> None:
     """Raises InputError unless `arrays` are as `batch` makes them; of the truth, none may be there."""
+    truth = has_truth(arrays)
     for i, image in enumerate(arrays["images"]):
         check_image(image, f"image {i}")
-        if "boxes" in arrays:
-            valid = np.asarray(arrays["valid"][i])
+        if truth:
+            valid = np.asarray(arrays["valid"][i], bool)
             height, width = (int(x) for x in arrays["sizes"][i]) if "sizes" in arrays else image.shape[:2]
             boxes, labels, masks = (np.asarray(arrays[key][i])[valid] for key in ("boxes", "labels", "masks"))
             check_objects(boxes, labels, masks[:, :height, :width], (height, width), settings, f"image {i}")
+
+
+def has_truth(keys: Container[str]) -> bool:
+    """Whether all of the truth is there; raises InputError where a part of it is."""
+    missing = [key for key in TRUTH if key not in keys]
+    if 0 < len(missing) < len(TRUTH):
+        raise InputError(
+            f"The truth is incomplete: {', '.join(missing)} missing. Give {', '.join(TRUTH)}, or none of them to predict."
+        )
+    return not missing
 
 
 def check_objects(
@@ -116,10 +131,12 @@ def check_objects(
             raise InputError(f"{where}: it is empty. Boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2.")
         if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
             raise InputError(f"{where}: it leaves the image, which is {height} high and {width} wide.")
-        if label != int(label) or not 1 <= label <= settings.foreground_classes:
+        if label % 1 != 0 or not 1 <= label <= settings.foreground_classes:
             raise InputError(f"{where}: its label is {label}; labels go from 1 to {settings.foreground_classes}.")
         if not mask.any():
             raise InputError(f"{where}: its mask is empty.")
+        if not mask[int(y1) : math.ceil(y2), int(x1) : math.ceil(x2)].any():
+            raise InputError(f"{where}: its mask has no pixel in it. Boxes are x1, y1, x2, y2, x to the right and y down.")
 
 
 def boxes_of_masks(masks: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from keras import ops
 from covidcxr.errors import InputError
 from covidcxr.maskrcnn import heads, losses
 from covidcxr.maskrcnn.anchors import cell_anchors, grid_anchors
-from covidcxr.maskrcnn.batches import check_batch
+from covidcxr.maskrcnn.batches import TRUTH, check_batch, has_truth
 from covidcxr.maskrcnn.detections import detect
 from covidcxr.maskrcnn.masks import mask_targets
 from covidcxr.maskrcnn.necks import fpn
@@ -23,7 +23,6 @@ from covidcxr.maskrcnn.settings import Settings
 from covidcxr.maskrcnn.targets import anchor_targets, region_targets
 
 LOSSES = ("rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss")
-TRUTH = ("boxes", "labels", "valid", "masks")
 
 
 @keras.saving.register_keras_serializable("covidcxr")
@@ -170,11 +169,8 @@ class MaskRCNN(keras.Model):
         sizes = inputs.get("sizes")
         if sizes is None:
             sizes = ops.ones_like(images[:, :2, 0, 0]) * ops.convert_to_tensor([height, width], "float32")
-        truth = {key: inputs[key] for key in TRUTH if key in inputs}
-        if truth and len(truth) < len(TRUTH):
-            missing = ", ".join(key for key in TRUTH if key not in truth)
-            raise InputError(f"The truth is incomplete: {missing} missing. Give {', '.join(TRUTH)}, or none of them to predict.")
-        return images, ops.cast(sizes, "float32"), truth or None
+        truth = {key: inputs[key] for key in TRUTH} if has_truth(inputs) else None
+        return images, ops.cast(sizes, "float32"), truth
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The sum of the five losses, and of the weight decay in training."""

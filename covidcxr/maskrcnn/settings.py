@@ -145,8 +145,32 @@ class Settings:
                 f'With the neck "c4" boxes and masks share res5, so regions.box_size and mask_size must be equal; they are '
                 f"{self.regions.box_size} and {self.regions.mask_size}."
             )
-        if self.foreground_classes < 1:
-            raise ParameterError(f"foreground_classes must be at least 1; it is {self.foreground_classes}.")
+        if not self.anchors.sizes[0] or len({len(sizes) for sizes in self.anchors.sizes}) > 1:
+            raise ParameterError(f"Each level must have as many anchor sizes, at least one; they are {self.anchors.sizes}.")
+        for name, value, allowed in (
+            ("pixels.order", self.pixels.order, ("rgb", "bgr")),
+            ("proposal_training.box_mean_over", self.proposal_training.box_mean_over, ("samples", "positives")),
+            ("region_training.box_mean_over", self.region_training.box_mean_over, ("samples", "positives")),
+            ("weight_decay.form", self.weight_decay.form, ("sum", "mean")),
+        ):
+            if value not in allowed:
+                raise ParameterError(f"{name} must be {' or '.join(map(repr, allowed))}; it is {value!r}.")
+        for name, count in (
+            ("foreground_classes", self.foreground_classes),
+            ("largest_instances", self.largest_instances),
+            ("proposals.before_nms", self.proposals.before_nms),
+            ("proposals.after_nms", self.proposals.after_nms),
+            ("proposal_training.samples", self.proposal_training.samples),
+            ("regions.box_size", self.regions.box_size),
+            ("regions.mask_size", self.regions.mask_size),
+            ("regions.samples", self.regions.samples),
+            ("region_training.samples", self.region_training.samples),
+            ("region_training.mask_samples", self.region_training.mask_samples),
+            ("detections.most", self.detections.most),
+            ("detections.candidates", self.detections.candidates),
+        ):
+            if count < 1:
+                raise ParameterError(f"{name} must be at least 1; it is {count}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries, for a file."""
