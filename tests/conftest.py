@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def memory_given_back():
     """After each file of tests the networks that it built go: a process of tests would otherwise grow by gigabytes."""
     yield
+    give_back_memory()
+
+
+def give_back_memory() -> None:
     if "keras" in sys.modules:
         sys.modules["keras"].backend.clear_session()
     gc.collect()

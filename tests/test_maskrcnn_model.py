@@ -5,6 +5,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from conftest import give_back_memory
 from keras import ops
 from peer_fixtures import peer_weights as peer
 
@@ -351,9 +352,16 @@ def steps(settings):
     return logs, model.predict_on_batch(np.stack(ellipses(1, seed=1)[0])[..., None])
 
 
+@pytest.fixture
+def alone():
+    """Networks of full size: one in memory at a time."""
+    yield
+    give_back_memory()
+
+
 @pytest.mark.large
 @pytest.mark.parametrize(("backbone", "neck"), ROWS)
-def test_every_row_of_table_3_is_built_and_steps(backbone, neck):
+def test_every_row_of_table_3_is_built_and_steps(backbone, neck, alone):
     logs, found = steps(row(backbone, neck, 0))
     assert set(logs) == {"loss", *LOSSES} and np.isfinite(list(logs.values())).all()
     assert found["masks"].shape[0] == 1 and np.isfinite(found["boxes"]).all()
