@@ -170,6 +170,16 @@ class Hunt:
             return Kill(kind, state, target.stage or "none", target.below)
         return None
 
+    def ends_of(self, kill: Kill) -> bool:
+        """Wait until the run has ended of a kill; False when the stage came to its end all the same, and the run goes on."""
+        there = self._records().get(kill.stage)
+        while self.engine.poll() is None:
+            if kill.target == "kernel" and self._records().get(kill.stage) != there:
+                self._survey()
+                return False
+            time.sleep(0.02)
+        return True
+
     def _state(self, stage: str) -> str:
         if not stage:
             return "between stages"
