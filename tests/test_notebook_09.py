@@ -63,7 +63,7 @@ def test_readings_of_one_network(taught):
 
     def scores(of_first):
         finds = [found_of(pictures[0], of_first), found_of(pictures[1], [0.95] * 3)]
-        table = taught["score"](pictures, finds, pictures, "volume").set_index(["objects_are", "kind", "class", "measure"])
+        table = taught["score"](pictures, [finds], pictures, "volume").set_index(["objects_are", "kind", "class", "measure"])
         return table.value.sort_index(), taught["overlap"](pictures[0], finds[0])
 
     whole, overlap = scores([0.9] * 4)

@@ -24,5 +24,5 @@ def test_it_compares_whatever_has_been_run(tmp_path, stages):
     assert {name: numbers[f"claims_{name}"] for name in expected} == expected
     assert sum(value for name, value in numbers.items() if name.startswith("claims_")) == 209
     assert 0.10 < numbers["auc_with_ten_deaths_half_width"] < 0.18
-    assert {entry["name"] for entry in results["figures"]} == {"verdicts", "forest", "finding_nothing"}
+    assert {entry["name"] for entry in results["figures"]} == {"headlines", "verdicts", "forest", "finding_nothing"}
     assert len((folder / "tables" / "claims.csv").read_text().splitlines()) >= 210
