@@ -97,3 +97,11 @@ def outline(axis: Axes, mask: np.ndarray, colour: str, *, label: str | None = No
         axis.contour(mask.astype(float), levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4)
     if label:
         axis.plot([], [], color=colour, linestyle=style, label=label)
+
+
+def outline_boxes(axis: Axes, boxes: np.ndarray, colour: str) -> None:
+    """Draw boxes (n, 4), xyxy in pixels, thinly over an image."""
+    from matplotlib.patches import Rectangle
+
+    for x1, y1, x2, y2 in boxes:
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=0.8))

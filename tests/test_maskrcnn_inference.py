@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from covidcxr.errors import InputError
-from covidcxr.maskrcnn.inference import Found, find
+from covidcxr.maskrcnn.inference import Found, find, proposed
 from covidcxr.maskrcnn.model import MaskRCNN
 from covidcxr.maskrcnn.settings import Detections, Proposals, Settings
 from covidcxr.models.resnet import ResNet
@@ -66,3 +66,16 @@ def test_no_picture_and_pictures_that_do_not_fit_are_refused(model, pictures):
         find(model, [], (64, 64))
     with pytest.raises(InputError, match="hold all images"):
         find(model, pictures, (32, 32))
+
+
+def test_what_is_found_are_proposals_moved(model, pictures):
+    """A head whose deltas are nothing leaves the proposals where they are."""
+    deltas = model.box_head.get_layer("box_deltas")
+    weights = deltas.get_weights()
+    deltas.set_weights([np.zeros_like(weight) for weight in weights])
+    picture = replace(pictures[1], original=pictures[1].image.shape)
+    boxes = proposed(model, picture, (64, 64))
+    assert 5 <= len(boxes) <= 16 and (boxes[:, 3] <= 48).all()
+    for box in find(model, [picture], (64, 64), 2)[0].boxes:
+        assert np.abs(boxes - box).max(axis=1).min() < 1e-3
+    deltas.set_weights(weights)

@@ -5,7 +5,7 @@ from keras import layers
 from keras.initializers import RandomNormal
 
 
-def rpn_head(channels, anchors_per_cell, hidden=None, name="rpn"):
+def rpn_head(channels, anchors_per_cell, hidden=None):
     """Region proposal head, the same for every level: from a map (N, H, W, channels) to
 
     logits (N, H, W, A), whether an object is at each anchor of the cell, and deltas (N, H, W, 4 A), those of an anchor side by
@@ -17,10 +17,10 @@ def rpn_head(channels, anchors_per_cell, hidden=None, name="rpn"):
     x = layers.Conv2D(hidden, 3, padding="same", activation="relu", kernel_initializer=normal, name="rpn_conv")(features)
     logits = layers.Conv2D(anchors_per_cell, 1, kernel_initializer=normal, dtype="float32", name="rpn_logits")(x)
     deltas = layers.Conv2D(4 * anchors_per_cell, 1, kernel_initializer=normal, dtype="float32", name="rpn_deltas")(x)
-    return keras.Model(features, [logits, deltas], name=name)
+    return keras.Model(features, [logits, deltas], name="rpn")
 
 
-def box_head(size, channels, foreground, units=1024, name="box_head"):
+def box_head(size, channels, foreground, units=1024):
     """Box head of FPN and DC5, two dense layers of `units`: from regions (R, size, size, channels) to
 
     class logits (R, 1 + foreground), background first, and deltas (R, 4 · foreground), those of a class side by side.
@@ -29,10 +29,10 @@ def box_head(size, channels, foreground, units=1024, name="box_head"):
     x = layers.Flatten(name="box_flatten")(region)
     for i in (1, 2):
         x = layers.Dense(units, activation="relu", kernel_initializer="he_uniform", name=f"box_fc{i}")(x)
-    return keras.Model(region, _box_outputs(x, foreground), name=name)
+    return keras.Model(region, _box_outputs(x, foreground), name="box_head")
 
 
-def mask_head(size, channels, foreground, width=256, name="mask_head"):
+def mask_head(size, channels, foreground, width=256):
     """Mask head of FPN and DC5: from regions (R, size, size, channels) to mask logits (R, 2 size, 2 size, foreground).
 
     Its layers have `width` channels.
@@ -41,7 +41,7 @@ def mask_head(size, channels, foreground, width=256, name="mask_head"):
     x = region
     for i in range(1, 5):
         x = layers.Conv2D(width, 3, padding="same", activation="relu", kernel_initializer="he_normal", name=f"mask_conv{i}")(x)
-    return keras.Model(region, _mask_outputs(x, foreground, width), name=name)
+    return keras.Model(region, _mask_outputs(x, foreground, width), name="mask_head")
 
 
 def res5_heads(res5, size, channels, foreground):

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from keras import ops
 
 from covidcxr.errors import InputError
 from covidcxr.maskrcnn.batches import batch
 from covidcxr.maskrcnn.masks import paste_masks
+from covidcxr.maskrcnn.pixels import normalise
 
 if TYPE_CHECKING:
     from covidcxr.maskrcnn.model import MaskRCNN
+
+NO_OBJECTS = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0), "masks": np.zeros((0, 0, 0), bool)}
 
 
 class Picture(Protocol):
@@ -81,16 +85,25 @@ def find(model: MaskRCNN, pictures: Sequence[Picture], shape: tuple[int, int], b
     """
     if not pictures:
         raise InputError("There is no picture to look at.")
-    nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0), "masks": np.zeros((0, 0, 0), bool)}
     found: list[Found] = []
     for start in range(0, len(pictures), batch_size):
         part = list(pictures[start : start + batch_size])
         filled = part + part[-1:] * (batch_size - len(part))
-        arrays = batch([p.image for p in filled], [nothing] * batch_size, model.settings, shape, [p.name for p in filled])
+        arrays = batch([p.image for p in filled], [NO_OBJECTS] * batch_size, model.settings, shape, [p.name for p in filled])
         detections = model.predict_on_batch({"images": arrays["images"], "sizes": arrays["sizes"]})
         for i, picture in enumerate(part):
             found.append(_of_picture({key: np.asarray(value[i]) for key, value in detections.items()}, picture))
     return found
+
+
+def proposed(model: MaskRCNN, picture: Picture, shape: tuple[int, int]) -> np.ndarray:
+    """The boxes that the proposal network hands on for a picture, best first: float32 (n, 4), in pixels of `picture.image`."""
+    images, sizes, _ = model.read(batch([picture.image], [NO_OBJECTS], model.settings, shape, [picture.name]))
+    maps = model.feature_maps(normalise(images, sizes, model.settings.pixels))
+    logits, deltas = model.rpn_outputs(maps)
+    proposals = model.proposals(model.anchors_of(maps), logits, deltas, sizes)
+    boxes, valid = (ops.convert_to_numpy(proposals[key][0]) for key in ("boxes", "valid"))
+    return boxes[valid]
 
 
 def _of_picture(detections: dict[str, np.ndarray], picture: Picture) -> Found:

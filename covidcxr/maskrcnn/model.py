@@ -4,6 +4,8 @@ images ─ backbone ─ neck ─ maps ─┬─ rpn ─ proposals ─┐
                                  └─ ROIAlign ────────┴─ box head ─ detections ─ ROIAlign ─ mask head ─ masks
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,7 +13,7 @@ from keras import ops
 from covidcxr.errors import InputError
 from covidcxr.maskrcnn import heads, losses
 from covidcxr.maskrcnn.anchors import cell_anchors, grid_anchors
-from covidcxr.maskrcnn.batches import TRUTH, check_batch, has_truth
+from covidcxr.maskrcnn.batches import STEP, TRUTH, check_batch, has_truth
 from covidcxr.maskrcnn.detections import detect
 from covidcxr.maskrcnn.masks import mask_targets
 from covidcxr.maskrcnn.necks import fpn
@@ -77,14 +79,17 @@ class MaskRCNN(keras.Model):
 
     def call(self, inputs, training=False):
         images, sizes, truth = self.read(inputs)
-        s = self.settings
-        maps = self.feature_maps(normalise(images, sizes, s.pixels), training)
+        maps = self.feature_maps(normalise(images, sizes, self.settings.pixels), training)
         anchors = self.anchors_of(maps)
         logits, deltas = self.rpn_outputs(maps)
-        proposals = propose(anchors, logits, deltas, sizes, s.anchors.delta_weights, s.proposals)
+        proposals = self.proposals(anchors, logits, deltas, sizes)
         if truth is None:
             return self.detections(maps, proposals, sizes)
         return self.losses_of(maps, anchors, logits, deltas, proposals, truth)
+
+    def proposals(self, anchors, logits, deltas, sizes):
+        """The boxes that the heads will look into, as `proposals.propose` returns them."""
+        return propose(anchors, logits, deltas, sizes, self.settings.anchors.delta_weights, self.settings.proposals)
 
     def detections(self, maps, proposals, sizes):
         """What is found among the proposals, with masks."""
@@ -159,13 +164,7 @@ class MaskRCNN(keras.Model):
         """Images, their sizes float32 (N, 2), and the truth or None."""
         inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
         images = inputs["images"]
-        height, width, channels = images.shape[1:]
-        if height is None or width is None or height % 32 or width % 32 or channels not in (1, 3):
-            raise InputError(
-                "Mask R-CNN takes images (N, H, W, 1 or 3) whose height and width are multiples of 32, the same in all batches "
-                f"of a call; these are {tuple(images.shape)}. Pad them with zeros at the bottom and right to one shape and give "
-                "their true sizes as `sizes`."
-            )
+        height, width, _ = check_image_shape(images.shape[1:])
         sizes = inputs.get("sizes")
         if sizes is None:
             sizes = ops.ones_like(images[:, :2, 0, 0]) * ops.convert_to_tensor([height, width], "float32")
@@ -174,7 +173,7 @@ class MaskRCNN(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The sum of the five losses, and of the weight decay in training."""
-        if sample_weight is not None or not all(name in y_pred for name in LOSSES):
+        if y is not None or sample_weight is not None or not all(name in y_pred for name in LOSSES):
             raise InputError("fit and evaluate take the truth in x, as `batches.batch` makes it, and no sample weights.")
         for tracker, name in zip(self.trackers, LOSSES, strict=True):
             tracker.update_state(y_pred[name])
@@ -224,10 +223,12 @@ class MaskRCNN(keras.Model):
 
         A function that Keras has compiled for one shape it would widen, on TensorFlow, to any; anchors need theirs known.
         """
+        shape = image_shape(x)
+        if shape is not None:
+            check_image_shape(shape)
         images = {"images": x} if isinstance(x, np.ndarray) else x
         if isinstance(images, dict) and all(isinstance(value, np.ndarray) for value in images.values()):
             check_batch(images, self.settings)
-        shape = image_shape(x)
         if shape is None or shape != self.compiled_shapes.get(work):
             setattr(self, f"{work}_function", None)
             self.compiled_shapes[work] = shape
@@ -238,6 +239,17 @@ class MaskRCNN(keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "settings": Settings.from_dict(config["settings"])})
+
+
+def check_image_shape(shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`shape`, height, width and channels of the images of a batch; raises InputError where the network can't take them."""
+    if len(shape) != 3 or None in shape or shape[0] % STEP or shape[1] % STEP or shape[2] not in (1, 3):
+        raise InputError(
+            f"Mask R-CNN takes images (N, H, W, 1 or 3) whose height and width are multiples of {STEP}, the same in all batches "
+            f"of a call; these are (N, {', '.join(map(str, shape))}). Pad them with zeros at the bottom and right to one shape "
+            "and give their true sizes as `sizes`."
+        )
+    return shape
 
 
 def image_shape(x) -> tuple[int, ...] | None:

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 
-def fpn(channels, width=256, name="fpn"):
+def fpn(channels, width=256):
     """Feature pyramid network (Lin et al., 2017): from [res2, res3, res4, res5] to [p2, p3, p4, p5, p6].
 
     Each map is brought to `width` channels by a 1 x 1 convolution, the coarser level is added, enlarged twofold by repetition,
@@ -21,7 +21,7 @@ def fpn(channels, width=256, name="fpn"):
         sums.insert(0, layers.Add(name=f"fpn_sum{k}")([lateral, enlarged]))
     outputs = [_convolve(width, 3, f"fpn_output{k}")(s) for k, s in enumerate(sums, 2)]
     outputs.append(layers.MaxPooling2D(1, 2, name="fpn_p6")(outputs[-1]))
-    return keras.Model(maps, outputs, name=name)
+    return keras.Model(maps, outputs, name="fpn")
 
 
 def _convolve(channels, size, name):

@@ -8,8 +8,11 @@ from keras import backend, ops
 
 from covidcxr.maskrcnn.boxes import area
 
+CANONICAL_SIZE = 224  # pixels; side of the regions that are pooled from the canonical level, that of ImageNet's pictures
+CANONICAL_LEVEL = 2  # P4, of a pyramid that begins with P2: the one map that Faster R-CNN without a pyramid pools from
 
-def pyramid_level(boxes, levels, canonical_level=2, canonical_size=224):
+
+def pyramid_level(boxes, levels):
     """Index of the level that a region is taken from: int32 (..., ), 0 the finest.
 
     floor(k + log2(sqrt(area) / 224)), limited to the levels there are (Lin et al., Feature Pyramid Networks, equation 1).
@@ -17,12 +20,10 @@ def pyramid_level(boxes, levels, canonical_level=2, canonical_size=224):
     Args:
         boxes: (..., 4), pixels.
         levels: how many there are.
-        canonical_level: k, the index for regions of canonical size; 2 is P4 of a pyramid that begins with P2.
-        canonical_size: pixels.
     """
-    scale = ops.sqrt(ops.maximum(area(boxes), 1e-9)) / canonical_size
+    scale = ops.sqrt(ops.maximum(area(boxes), 1e-9)) / CANONICAL_SIZE
     # The small number keeps a region of exactly canonical size where it belongs, as torchvision does.
-    level = ops.floor(canonical_level + ops.log(scale) / np.log(2) + 1e-6)
+    level = ops.floor(CANONICAL_LEVEL + ops.log(scale) / np.log(2) + 1e-6)
     return ops.cast(ops.clip(level, 0, levels - 1), "int32")
 
 
