@@ -269,19 +269,18 @@ def united(one: Slice) -> Slice:
     return replace(one, packed=packed, labels=np.array(classes, np.int32))
 
 
-def united_results(found: Sequence[Found], score: float, threshold: float = 0.5) -> list[dict[str, Any]]:
+def united_results(found: Sequence[Found], score: float) -> list[dict[str, Any]]:
     """What was found as COCO's list of results, with one object per class and slice: all that reach `score` together.
 
     Args:
         found: of `maskrcnn.inference.find`, in pixels of the slices that the truth is of; image ids count from 1.
         score: objects below are left out; the united one has the best score of its parts.
-        threshold: of the masks' probabilities.
     """
     from covidcxr.maskrcnn.batches import boxes_of_masks
 
     made = []
     for image_id, one in enumerate((one.above(score) for one in found), 1):
-        masks = one.whole_masks(threshold)
+        masks = one.whole_masks()
         for label in np.unique(one.labels):
             union = masks[one.labels == label].any(axis=0)
             if union.any():

@@ -202,7 +202,7 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
-def to_via(images: Sequence[ImageLabels], category: str = "lesion") -> dict:
+def to_via(images: Sequence[ImageLabels]) -> dict:
     """Annotations of the VGG Image Annotator 2 (its JSON export; the input of many Mask R-CNN examples).
 
     Images are keyed by file name and size in bytes, as VIA does; -1 stands for the size of a file that is not given.
@@ -215,7 +215,7 @@ def to_via(images: Sequence[ImageLabels], category: str = "lesion") -> dict:
         for region in image.regions:
             xs, ys = _needed_polygon(region).astype(float).T.tolist()
             shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
-            shapes.append({"shape_attributes": shape, "region_attributes": {"name": category}})
+            shapes.append({"shape_attributes": shape, "region_attributes": {"name": "lesion"}})
         content[f"{image.file_name}{size}"] = {
             "filename": image.file_name, "size": size, "regions": shapes, "file_attributes": {},
         }

@@ -186,9 +186,9 @@ def memory_order(array: np.ndarray) -> np.ndarray:
     return forward.transpose(np.argsort([-s for s in forward.strides], kind="stable"))
 
 
-def slabs(array: np.ndarray, slab_bytes: int = _SLAB_BYTES) -> Iterator[slice]:
-    """Slices of the first axis, each of about `slab_bytes`."""
-    step = max(1, slab_bytes // max(1, array[0].nbytes))
+def slabs(array: np.ndarray) -> Iterator[slice]:
+    """Slices of the first axis, each of about a mebibyte."""
+    step = max(1, _SLAB_BYTES // max(1, array[0].nbytes))
     for start in range(0, len(array), step):
         yield slice(start, min(start + step, len(array)))
 

@@ -3,7 +3,7 @@
 Section 3.1 of the paper: encoder and generator form "the well-known U-Net", encoder and lesion decoder another; the only change
 is tanh after the last layer of each. The critic is "a seven-layer CNN […] with the outputs of three down-samplings pooled
 globally and then concatenated to form the input to the final fully connected layer". What it does not say is chosen here:
-filters, He's weights, batch normalisation, leaky ReLU in the critic, average pooling, and which six layers are convolutions.
+filters, He's weights, no batch normalisation, leaky ReLU in the critic, average pooling, and which six layers are convolutions.
 """
 
 from typing import TYPE_CHECKING
@@ -14,20 +14,17 @@ if TYPE_CHECKING:
     import keras
 
 
-def decomposer(
-    image_size: int, base_filters: int = 64, depth: int = 4, batch_norm: bool = False, momentum: float = 0.9,
-    two_parts: bool = True,
-) -> "keras.Model":
+def decomposer(image_size: int, base_filters: int = 64, depth: int = 4, two_parts: bool = True) -> "keras.Model":
     """E, G1 and G2: from images (N, H, W, 1) to their normal part and their lesion, each (N, H, W, 1) in (-1, 1).
+
+    Without batch normalisation, as Ronneberger's U-Net. Half of a batch in training is normal, so that a lesioned image would be
+    normalised by what it is never seen with later: on a toy whose lesions are 0.7 bright, maps outside of them were 0.33 off with
+    it, and 0.03 without.
 
     Args:
         image_size: side of the images, a multiple of 2 ** depth.
         base_filters: of the first layer, doubled by each halving; 64 in Ronneberger's U-Net.
         depth: halvings; 4 in Ronneberger's.
-        batch_norm: batch normalisation between convolution and ReLU. Ronneberger's U-Net has none. Half of a batch in training is
-            normal, so that a lesioned image is normalised by what it is never seen with later: on a toy whose lesions are 0.7
-            bright, maps outside of them were 0.33 off with it, and 0.03 without.
-        momentum: of it; see `models.unet.resnet18_unet`.
         two_parts: False leaves the lesion decoder out: one output, the normal part.
 
     Raises:
@@ -40,10 +37,7 @@ def decomposer(
 
     def double(x, name: str, filters: int):
         for number in (1, 2):
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=not batch_norm, kernel_initializer="he_normal",
-                              name=f"{name}_conv{number}")(x)
-            if batch_norm:
-                x = layers.BatchNormalization(momentum=momentum, name=f"{name}_norm{number}")(x)
+            x = layers.Conv2D(filters, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv{number}")(x)
             x = layers.ReLU(name=f"{name}_relu{number}")(x)
         return x
 
