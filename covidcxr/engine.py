@@ -107,7 +107,9 @@ def _snakemake(plan: Plan, todo: Sequence[Stage], cores: int | None, keep_going:
     for stamp in (plan.folder / PARTIAL).glob("*.ended"):
         stamp.unlink()
     stages = {
-        stage.name: {"before": [name for name in stage.before if name in names], "threads": stage.threads, "gpu": stage.gpu}
+        stage.name: {
+            "before": [name for name in stage.before if name in names], "threads": _cores(stage, extra), "gpu": stage.gpu,
+        }
         for stage in todo
     }
     content = {"profile": plan.profile, "overrides": list(plan.overrides), "stages": stages}
@@ -133,6 +135,15 @@ def _snakemake(plan: Plan, todo: Sequence[Stage], cores: int | None, keep_going:
             raise KeyboardInterrupt from None
         return end.code in (0, None)
     return True
+
+
+def _cores(stage: Stage, extra: Sequence[str]) -> int:
+    """How many cores Snakemake keeps free for a stage.
+
+    On the processor of this machine one: two networks that share two cores are sooner done than one after the other, since much
+    of a stage (its start, tracing, evaluation, drawing) uses one core, whatever it is given.
+    """
+    return stage.threads if "--executor" in extra or gpus() else 1
 
 
 def _trainings_at_once() -> int:
