@@ -1,12 +1,13 @@
-"""The scores that are kept with the code: what a finished profile found, beside what the papers print.
+"""The scores that are kept with the code: what finished stages found, beside what the papers print.
 
 `python -m covidcxr report pilot --reference` writes, into the project's `outputs/reference/`,
 
     pilot.csv     a row per score: paper, here with interval and n, trivial predictors, verdict
-    pilot.json    what made them: commit, versions, machine, data sets with their hashes
-    headlines.svg the score that each paper is quoted with, as notebook 11 draws it
+    pilot.json    what made them, by stage: commit, versions, machine, data sets with their hashes
+    headlines.svg the score that each paper is quoted with
 
-and the table at the top of README.md, between its two comments.
+and the table at the top of README.md, between its two comments. Scores of stages that are not done in the folder at hand stay as
+they were kept before, with what made them: so a long profile can be renewed stage by stage.
 
 Numbers only: no image of a data set is kept.
 """
@@ -26,7 +27,6 @@ from covidcxr import paths
 from covidcxr.errors import InputError
 from covidcxr.outcomes import Assessment, Outcome
 
-PICTURE = "paper_vs_reproduced/figures/headlines.svg"
 COLUMNS = ("claim", "what", "place", "paper", "here", "low", "high", "n", "n_unit", "trivial", "verdict", "why", "data", "stage",
            "seeds")
 START, END = "<!-- scores: written by `python -m covidcxr report pilot --reference` -->", "<!-- end of scores -->"
@@ -37,7 +37,7 @@ def folder() -> Path:
 
 
 def write(profile_dir: Path) -> Path:
-    """Keep the scores of a profile, and put its headlines into the README if it is of real data.
+    """Keep the scores of a profile, and put its headlines into the README and the picture if they are of real data.
 
     Returns:
         The CSV file.
@@ -47,25 +47,36 @@ def write(profile_dir: Path) -> Path:
     """
     known, study = claims_module.load(), outcomes_module.read_study()
     stages = outcomes_module.read_profile(profile_dir, study)
-    rows = [row for one in outcomes_module.assess(known, study, stages).values() if (row := _row(one, stages))]
-    if not rows:
+    found = [row for one in outcomes_module.assess(known, study, stages).values() if (row := _row(one, stages))]
+    if not found:
         raise InputError(f"No finished stage in {profile_dir} has a score: python -m covidcxr run {profile_dir.name}.")
+    name, made = profile_dir.name, _provenance(stages)
+    before, made_before = _kept(name)
+    rows = [row for row in before if row["stage"] not in made and row["claim"] in known.claims] + found
+    order = list(known.claims)
+    rows.sort(key=lambda row: order.index(row["claim"]))
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    name = profile_dir.name
+    kept = {stage: {**made_before, **made}[stage] for stage in study["stages"] if stage in {*made_before, *made}}
     folder().mkdir(parents=True, exist_ok=True)
-    paths.write_atomically(folder() / f"{name}.json", json.dumps(_provenance(stages), indent=1) + "\n")
+    paths.write_atomically(folder() / f"{name}.json", json.dumps(kept, indent=1) + "\n")
     paths.write_atomically(folder() / f"{name}.csv", text.getvalue())
     if {row["data"] for row in rows} == {"real"}:
-        paths.write_atomically(folder() / "headlines.svg", (profile_dir / PICTURE).read_bytes())
+        _draw(read(name))
         _into_readme(headlines(read(name)))
     return folder() / f"{name}.csv"
 
 
+def _kept(name: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """What was kept of a profile before; nothing where there is none."""
+    file = folder() / f"{name}.json"
+    return (read(name), paths.parse_json(file.read_bytes())) if file.is_file() else ([], {})
+
+
 def read(profile: str) -> list[dict[str, str]]:
-    """The kept scores of a profile, as text."""
+    """The kept scores of a profile, as text; `trivial` is a JSON mapping."""
     with (folder() / f"{profile}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -76,11 +87,39 @@ def headlines(rows: list[dict[str, str]]) -> str:
     lines = ["| | printed | here, on open images | knows nothing | how far it carries |", "|---|---|---|---|---|"]
     for claim in claims_module.load().headlines:
         if row := by_claim.get(claim.id):
-            interval = f" [{row['low']}, {row['high']}]" if row["low"] else ""
-            here = f"**{row['here']}**{interval}, {row['n']} {row['n_unit']}"
-            cells = (f"{claim.paper}: {claim.headline}", row["paper"], here, row["trivial"] or "–", claim.worth)
-            lines.append(f"| {' | '.join(cells)} |")
+            paper, value, low, high = (_shown(row[key]) for key in ("paper", "here", "low", "high"))
+            here = f"**{value}**{f' [{low}, {high}]' if low else ''}, {row['n']} {row['n_unit']}"
+            trivial = ", ".join(f"{name} {claims_module.number(score)}" for name, score in json.loads(row["trivial"]).items())
+            lines.append(f"| {' | '.join((f'{claim.paper}: {claim.headline}', paper, here, trivial or '–', claim.worth))} |")
     return "\n".join(lines)
+
+
+def _shown(text: str) -> str:
+    return claims_module.number(float(text)) if text else ""
+
+
+def _draw(rows: list[dict[str, str]]) -> None:
+    """The picture of the headlines."""
+    import matplotlib.pyplot as plt
+
+    from covidcxr import figures, score_chart
+
+    figures.use_style()
+    known = claims_module.load()
+    by_claim = {row["claim"]: row for row in rows}
+    scores = [
+        score_chart.Score(
+            known.claim(row["claim"]), float(row["here"]), (float(row["low"]), float(row["high"])) if row["low"] else None,
+            json.loads(row["trivial"]), row["data"] == "real",
+        )
+        for claim in known.headlines if (row := by_claim.get(claim.id))
+    ]  # fmt: skip
+    with plt.rc_context({"svg.hashsalt": "covidcxr"}):
+        figure = score_chart.draw(scores, [f"{one.claim.paper}\n{one.claim.headline}" for one in scores], 0.5)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    plt.close(figure)
+    paths.write_atomically(folder() / "headlines.svg", picture.getvalue())
 
 
 def _row(one: Assessment, stages: Mapping[str, Outcome]) -> dict[str, Any] | None:
@@ -88,16 +127,19 @@ def _row(one: Assessment, stages: Mapping[str, Outcome]) -> dict[str, Any] | Non
     record = one.record or {}
     if one.claim.kind != "performance" or record.get("value") is None:
         return None
-    number = claims_module.number
-    low, high = map(number, record["ci"]) if record.get("ci") else ("", "")
+    low, high = map(_rounded, record["ci"]) if record.get("ci") else ("", "")
     trivial = record.get("trivial") or one.claim.trivial or {}  # measured on the same images, or else known beforehand
     return {
-        "claim": one.claim.id, "what": one.claim.what, "place": one.claim.place, "paper": number(one.claim.value),
-        "here": number(record["value"]), "low": low, "high": high, "n": record.get("n"), "n_unit": record.get("n_unit", ""),
-        "trivial": ", ".join(f"{name} {number(score)}" for name, score in trivial.items() if score is not None),
+        "claim": one.claim.id, "what": one.claim.what, "place": one.claim.place, "paper": _rounded(one.claim.value),
+        "here": _rounded(record["value"]), "low": low, "high": high, "n": record.get("n"), "n_unit": record.get("n_unit", ""),
+        "trivial": json.dumps({name: float(_rounded(score)) for name, score in trivial.items() if score is not None}),
         "verdict": one.status, "why": one.why, "data": stages[one.stage].state.data, "stage": one.stage,
         "seeds": " ".join(map(str, record.get("seeds") or [])),
     }  # fmt: skip
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.6g}"
 
 
 def _provenance(stages: Mapping[str, Outcome]) -> dict[str, Any]:

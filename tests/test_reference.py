@@ -1,6 +1,7 @@
 """The scores that are kept with the code, and what the README shows of them."""
 
 import json
+import shutil
 
 import pytest
 import synthetic_profile
@@ -24,28 +25,43 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def with_picture(profile):
-    figure = profile / reference.PICTURE
-    figure.parent.mkdir(parents=True)
-    figure.write_text("<svg/>")
-
-
 def test_scores_are_kept_with_what_made_them(home, capsys):
-    with_picture(synthetic_profile.write(home / "outputs" / "pilot"))
+    synthetic_profile.write(home / "outputs" / "pilot")
     assert command_line.main(["report", "pilot", "--reference"]) == 0
     assert str(home / "outputs" / "reference" / "pilot.csv") in capsys.readouterr().out
     rows = {row["claim"]: row for row in reference.read("pilot")}
     assert set(rows) == {"zhang2020.diagnosis.accuracy.validation", "zhang2020.diagnosis.auc.validation"}  # counts are no scores
     area = rows["zhang2020.diagnosis.auc.validation"]
     assert (area["paper"], area["here"], area["low"], area["high"], area["n"]) == ("0.985", "0.95", "0.94", "0.96", "1919")
-    assert area["trivial"] == "source collection alone 0.991" and area["data"] == "real" and area["verdict"] in claims.STATUSES
+    assert json.loads(area["trivial"]) == {"source collection alone": 0.991} and area["data"] == "real" and area["verdict"] in claims.STATUSES
     made = json.loads((home / "outputs" / "reference" / "pilot.json").read_text())["diagnosis"]
     assert made["git"]["commit"] and made["versions"]["numpy"] and made["parameters"]["seed"] == 0
 
     page = (home / "README.md").read_text()
     assert page == PAGE.replace("| old |", reference.headlines(reference.read("pilot")))
     assert "| 0.985 | **0.95** [0.94, 0.96], 1919 images | source collection alone 0.991 | All COVID-19 images" in page
-    assert (home / "outputs" / "reference" / "headlines.svg").read_text() == "<svg/>"
+    picture = home / "outputs" / "reference" / "headlines.svg"
+    drawn = picture.read_text()
+    assert "<svg" in drawn and reference.write(home / "outputs" / "pilot") and picture.read_text() == drawn
+
+
+def test_scores_of_stages_that_are_not_at_hand_stay(home):
+    profile = synthetic_profile.write(home / "outputs" / "pilot")
+    reference.write(profile)
+    scores, made = reference.read("pilot"), json.loads((home / "outputs" / "reference" / "pilot.json").read_text())
+    shutil.rmtree(profile / "diagnosis")
+    stage = synthetic_profile.open_stage(profile, "shortcuts")
+    stage.finish()
+    stage = synthetic_profile.open_stage(profile, "lung_segmentation")
+    stage.record("zhang2020.lung.dice.validation", 0.94, n=33, ci=(0.93, 0.95), ci_method="bootstrap", trivial={"nothing": 0.0})
+    stage.finish()
+    for name in ("shortcuts", "lung_segmentation"):
+        synthetic_profile.finish(profile / name, data="real")
+    reference.write(profile)
+    assert [row["claim"] for row in reference.read("pilot")] == ["zhang2020.lung.dice.validation", *(row["claim"] for row in scores)]
+    assert [row for row in reference.read("pilot") if row["stage"] == "diagnosis"] == scores
+    now = json.loads((home / "outputs" / "reference" / "pilot.json").read_text())
+    assert now["diagnosis"] == made["diagnosis"] and {"shortcuts", "lung_segmentation"} <= set(now)
 
 
 def test_numbers_of_the_phantom_do_not_enter_the_readme(home):
@@ -61,7 +77,7 @@ def test_nothing_is_kept_of_a_profile_that_has_no_score(home, capsys):
 
 
 def test_a_readme_without_its_comments_is_told(home):
-    with_picture(synthetic_profile.write(home / "outputs" / "pilot"))
+    synthetic_profile.write(home / "outputs" / "pilot")
     (home / "README.md").write_text("# Title\n")
     with pytest.raises(InputError, match="has lost the comments"):
         reference.write(home / "outputs" / "pilot")
