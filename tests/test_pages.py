@@ -92,7 +92,7 @@ def test_commands_are_understood(path, study_with_own_profile):
                 known = read_parameters(ROOT / notebook)
                 assert all(options[k + 1] in known for k, word in enumerate(options) if word == "-p"), line
     for override in re.findall(r"`--set ([^`]+)`", prose(path)):
-        Plan.load("demo", [override])
+        Plan.load("demo", shlex.split(override))
 
 
 def understand(parsed):

@@ -3,6 +3,7 @@
 import pytest
 from conftest import write_notebook
 
+from covidcxr import study
 from covidcxr.errors import ParameterError
 from covidcxr.parameters import check_names, read_parameters
 
@@ -97,3 +98,9 @@ def test_a_file_that_is_no_notebook_is_refused_by_name(tmp_path, content):
     (tmp_path / "lesson.ipynb").write_text(content)
     with pytest.raises(ParameterError, match="lesson.ipynb is no notebook"):
         read_parameters(tmp_path / "lesson.ipynb")
+
+
+def test_the_profiles_of_the_kit_are_those_that_it_describes():
+    """And no other file of params/ passes for one."""
+    assert list(study.describe_profiles()) == list(study.PROFILES)
+    assert not [line for line in study.describe_profiles().values() if "unknown key" in line]
