@@ -266,7 +266,7 @@ def available_profiles() -> list[str]:
     """Names of the profiles in `params/`: those of the kit, then a user's own (every other file but the study's own lists)."""
     own = [
         path.stem for path in sorted(paths.params_dir().glob("*.yaml"))
-        if path.stem not in PROFILES + ("study", "claims", "datasets", "weights")
+        if path.stem not in PROFILES + ("study", "claims", "claim_checklist", "datasets", "weights")
     ]
     return [name for name in PROFILES if (paths.params_dir() / f"{name}.yaml").is_file()] + own
 
