@@ -1,5 +1,7 @@
 """The phantom's body: tissue densities, sides, lesions of a known share, outcomes, beam physics."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -137,9 +139,15 @@ def test_risk_rises_with_the_opaque_share_and_with_age():
         assert (np.diff(young) > 0).all() and (old > young).all()
 
 
+def many(covid: int, normal: int = 0) -> list[cohort.Patient]:
+    """Patients with one radiograph each."""
+    size = replace(SIZES["smoke"], covid=(covid, covid), normal=(normal, normal), pneumonia=(0, 0), others=(0, 0), volumes={})
+    return cohort.draw_patients(size)
+
+
 def test_outcomes_follow_the_risk_in_many_patients():
-    people = cohort.draw_people(11, "covid", 3000)
-    share, icu, death = (np.array([p[k] for p in people], float) for k in (2, 3, 4))
+    people = many(covid=3000)
+    share, icu, death = (np.array([getattr(p, name) for p in people], float) for name in ("share", "icu", "death"))
     bands = np.digitize(share, [0.15, 0.3])
     for outcome in (icu, death):
         rates = [outcome[bands == band].mean() for band in range(3)]
@@ -147,18 +155,17 @@ def test_outcomes_follow_the_risk_in_many_patients():
         assert rates[2] - rates[0] > 0.2
 
 
-def planted_area(people: list[tuple], outcome: int) -> float:
+def planted_area(people: list[cohort.Patient], outcome: int) -> float:
     """AUC of the true share for an outcome (0 ICU, 1 death) that the risks of these people imply, whatever was drawn of them."""
-    age, share = (np.array([person[k] for person in people], float) for k in (1, 2))
+    age, share = (np.array([getattr(p, name) for p in people], float) for name in ("age", "share"))
     risk, above = cohort.risk(share, age)[outcome], share[:, None] - share
     weight = risk[:, None] * (1 - risk)
     return float((weight * ((above > 0) + (above == 0) / 2)).sum() / weight.sum())
 
 
 def test_the_planted_areas_are_those_that_the_risk_says():
-    covid = cohort.draw_people(12, cohort.COVID, 3800)
-    rural = covid + cohort.draw_people(13, cohort.NORMAL, 600)
-    for people, icu, death in ((covid, 0.91, 0.77), (rural, 0.92, 0.80)):
+    rural = many(covid=3800, normal=600)
+    for people, icu, death in ((rural[:3800], 0.91, 0.77), (rural, 0.92, 0.80)):
         assert planted_area(people, 0) == pytest.approx(icu, abs=0.01)
         assert planted_area(people, 1) == pytest.approx(death, abs=0.01)
 
@@ -168,9 +175,8 @@ def test_the_demo_cohort_shows_the_planted_area():
     patients = [patient for patient in cohort.draw_patients(SIZES["demo"]) if cohort.has_radiographs(patient)]
     rural = [patient for patient in patients
              if patient.studies[0].dataset != cohort.V7_SET and cohort.outlined_set(patient) == cohort.RURAL_SET]
-    people = [(patient.sex, patient.age, patient.share) for patient in rural]
     found = roc.bootstrap_auc([patient.icu for patient in rural], [patient.share for patient in rural], range(len(rural)), seed=0)
-    assert len(rural) == 44 and 0.5 < found.low < planted_area(people, 0) < found.high
+    assert len(rural) == 44 and 0.5 < found.low < planted_area(rural, 0) < found.high
 
 
 def test_letters_are_commoner_on_covid_images():

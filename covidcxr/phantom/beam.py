@@ -11,8 +11,8 @@ import numpy as np
 
 from covidcxr.phantom.grid import Grid
 
-# Effective energies (keV) and water's attenuation there (1/mm; NIST); bone's excess over water per 1000 HU, relative to 70 keV.
-ENERGIES = (50, 70, 95)
+# At effective energies of 50, 70 and 95 keV: water's attenuation (1/mm; NIST); bone's excess over water per 1000 HU, relative to
+# that at 70 keV.
 WATER = (0.0227, 0.0194, 0.0172)
 BONE = (1.9, 1.0, 0.62)
 SPECTRA = {"PA": (0.30, 0.40, 0.30), "AP": (0.50, 0.36, 0.14), "AP Supine": (0.52, 0.36, 0.12)}

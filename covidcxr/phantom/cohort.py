@@ -107,16 +107,6 @@ def _outcome(rng: np.random.Generator, share: float, age: int) -> tuple[bool, bo
     return bool(first < icu), bool(second < death)
 
 
-def draw_people(seed: int, group: str, count: int) -> list[tuple[str, int, float, bool, bool]]:
-    """(sex, age, share, icu, death) of many patients of a group: the tables alone, to study the outcome model."""
-    people = []
-    for number in range(count):
-        rng = np.random.default_rng([seed, number, 0])
-        sex, age, disease = _person(rng, group)
-        people.append((sex, age, disease.share, *_outcome(rng, disease.share, age)))
-    return people
-
-
 def draw_patients(spec: CohortSpec) -> list[Patient]:
     """Every patient of a cohort: radiograph patients first, then those of each CT data set, then those whom the V7 set has alone,
     then those of the rural cohort alone; all are different people."""
