@@ -170,6 +170,7 @@ class Colour(A.HueSaturationValue):
     """Hue, saturation and value, in 8 bits; of a grey image of one channel the value alone, without albumentations' warning."""
 
     def apply(self, img: np.ndarray, hue_shift: float, sat_shift: float, val_shift: float, **params: Any) -> np.ndarray:
+        """The image with its hue, saturation and value shifted, in albumentations' units."""
         if img.ndim == 2 or img.shape[-1] == 1:
             hue_shift = sat_shift = 0
         return super().apply(img, hue_shift, sat_shift, val_shift, **params)
@@ -188,9 +189,11 @@ class LinearContrast(A.ImageOnlyTransform):
         self.alpha = alpha
 
     def get_params(self) -> dict[str, Any]:
+        """A factor drawn from the range."""
         return {"alpha": self.py_random.uniform(*self.alpha)}
 
     def apply(self, img: np.ndarray, alpha: float, **params: Any) -> np.ndarray:
+        """The image, float32 in [0, 1], with its contrast changed by the factor `alpha`."""
         return np.clip((img - np.float32(MIDDLE)) * np.float32(alpha) + np.float32(MIDDLE), 0, 1)
 
 

@@ -53,6 +53,7 @@ class Check:
 
     @property
     def value(self) -> float:
+        """What the arithmetic gives."""
         return evaluate(self.arithmetic)
 
     @property
@@ -73,6 +74,8 @@ class Inconsistency:
 
 @dataclass(frozen=True)
 class Paper:
+    """One of the papers, with what in it can't be so. Fields as in `params/claims.yaml`."""
+
     id: str
     title: str
     authors: str
@@ -141,6 +144,7 @@ class Claims:
             raise InputError(f"No claim {name!r} in {FILE}.{hint}") from None
 
     def of_paper(self, paper: str) -> list[Claim]:
+        """The claims of one paper, by its id."""
         return [claim for claim in self.claims.values() if claim.paper == paper]
 
     @property
@@ -153,6 +157,11 @@ class Claims:
         return [claim for claim in self.claims.values() if claim.part_of == whole]
 
     def inconsistency(self, name: str) -> Inconsistency:
+        """The inconsistency of that id.
+
+        Raises:
+            InputError: there is none.
+        """
         paper = self.papers.get(name.partition(".")[0])
         for entry in paper.inconsistencies if paper else ():
             if entry.id == name:

@@ -75,9 +75,11 @@ class Feed(keras.utils.PyDataset, ABC):
         return self.make([(self._number(position), self._seed(position)) for position in positions])
 
     def on_epoch_begin(self) -> None:
+        """Called by Keras: batches are being taken."""
         self._begun = True
 
     def on_epoch_end(self) -> None:
+        """Called by Keras: go on to the next epoch's order and changes."""
         # Keras also calls this before the first epoch. It is only here, with no thread at work, that the epoch may change.
         self.epoch += self._begun
         self._begun = False
@@ -133,6 +135,11 @@ class Pictures(Feed):
             self._check(number)
 
     def make(self, drawn: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Images (B, S, S, 3) and masks (B, S, S, 1), float32, each pair changed with its seed.
+
+        Raises:
+            InputError: `augment` gave something else than pictures with masks, or several sizes.
+        """
         made = [self._one(number, seed) for number, seed in drawn]
         sizes = {mask.shape for _, mask in made}
         if len(sizes) != 1:
@@ -210,6 +217,7 @@ class Labelled(Feed):
                 )
 
     def make(self, drawn: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Images (B, H, W, 3) and labels (B, 1), float32; seeds are not used."""
         numbers = [number for number, _ in drawn]
         images = np.stack([_three_channels(self.images[number]) for number in numbers])
         return images, self.labels[numbers, None].astype("float32")

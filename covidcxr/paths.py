@@ -38,10 +38,12 @@ def project_root() -> Path:
 
 
 def params_dir() -> Path:
+    """`params/` of the project."""
     return project_root() / "params"
 
 
 def notebooks_dir() -> Path:
+    """`notebooks/` of the project."""
     return project_root() / "notebooks"
 
 

@@ -33,6 +33,7 @@ START, END = "<!-- scores: written by `python -m covidcxr report pilot --referen
 
 
 def folder() -> Path:
+    """Where the scores are kept: `outputs/reference/` of the project, wherever `$COVIDCXR_OUTPUTS` points."""
     return paths.project_root() / "outputs" / "reference"
 
 

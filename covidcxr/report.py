@@ -227,6 +227,7 @@ class Pictures:
         self.problems: list[str] = []
 
     def embed(self, stage: Outcome, figure: Mapping[str, Any]) -> dict[str, Any]:
+        """What the template shows of a figure; `source` is its data URI, empty where it is too large or can't be shown."""
         path = stage.folder / figure["file"]
         shown = {
             "id": f"figure-{slug(stage.name)}-{slug(figure['name'])}", "name": figure["name"], "stage": stage.name,
@@ -316,6 +317,7 @@ def slug(text: str) -> str:
 
 
 def anchor(claim_id: str) -> str:
+    """The id of a claim's row in the page."""
     return f"claim-{slug(claim_id)}"
 
 
@@ -325,6 +327,7 @@ def is_link(text: Any) -> bool:
 
 
 def unit_text(unit: Any) -> str:
+    """A unit as text; empty for a plain number."""
     return "" if unit in (None, "1") else str(unit)
 
 

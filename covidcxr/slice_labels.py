@@ -81,10 +81,12 @@ class LabelledSlices:
 
     @property
     def normal(self) -> Greys:
+        """Images of slices without a lesion."""
         return self.images[~self.has_lesion]
 
     @property
     def lesioned(self) -> Greys:
+        """Images of slices with a lesion."""
         return self.images[self.has_lesion]
 
     def digest(self) -> str:
@@ -107,6 +109,7 @@ class Truth:
     lungs: np.ndarray
 
     def take(self, chosen) -> Truth:
+        """The truth of some of the slices: an array of numbers, or of bool with one for each."""
         return Truth(self.lesions[np.asarray(chosen)], self.lungs[np.asarray(chosen)])
 
 

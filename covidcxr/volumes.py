@@ -56,6 +56,7 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Number of voxels, (X, Y, Z)."""
         return self.voxels.shape
 
 

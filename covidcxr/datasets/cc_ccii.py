@@ -33,6 +33,8 @@ LESIONS, COUNTS, SEGMENTED = "lesions_slices.csv", "unzip_filenames.csv", "ct_le
 
 
 class CCCCII(Dataset):
+    """Slices labelled by class, with the list of those that show a lesion; masks of 750 further ones."""
+
     LABELS = {
         "lung": ("lung", (1, 2, 3)),
         "lesion": ("lesion", (2, 3)),

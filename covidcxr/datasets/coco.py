@@ -55,6 +55,7 @@ class CocoMasks:
             self._outlines.setdefault((case, kinds[category]), []).append(annotation)
 
     def has(self, case: str, kind: str) -> bool:
+        """Whether the file has an outline of that kind in that image."""
         return (case, kind) in self._outlines
 
     def mask(self, case: str, kind: str, size: tuple[int, int]) -> np.ndarray:

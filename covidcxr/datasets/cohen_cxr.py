@@ -33,6 +33,8 @@ OUTLINES = "selected_images"
 
 
 class CohenCXR(OutlinedRadiographs):
+    """Radiographs and CT pictures of many sources; where they are at hand, scores of severity and outlines."""
+
     SUPPORT_FILES = ("metadata.csv",)
     OPTIONAL_FILES = (
         "annotations/*", f"{OUTLINES}/*.json",

@@ -25,6 +25,8 @@ WINDOW = (-1250.0, 250.0)  # HU at grey values 0 and 255 of the windowed volumes
 
 
 class COVID19CTSeg(Dataset):
+    """20 volumes with masks of lungs, sides and lesions, from files of their own or from the combined one."""
+
     LABELS = {
         "left_lung": ("left_lung", (1,)),
         "right_lung": ("right_lung", (2,)),
@@ -65,6 +67,7 @@ class COVID19CTSeg(Dataset):
         return f"{folder}/{name}" if (self.folder / folder / name).is_file() else None
 
     def select(self, row, kind, labels):
+        """Where a kind's label values lie; a lesion is label 3 where it comes from the combined file."""
         if kind == "lesion" and row["lesion"] == row["lung_and_infection"]:  # no Infection_Mask: 3 in the combined file
             return labels == 3
         return super().select(row, kind, labels)

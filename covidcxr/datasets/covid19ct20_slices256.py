@@ -42,6 +42,8 @@ def volumes(thumbnails: Iterable[np.ndarray | None]) -> list[int]:
 
 
 class CT20Slices(Dataset):
+    """Slices with masks of lungs and lesions; the volume that each is from is found again by content."""
+
     LABELS = {"lung": ("lung", (255,)), "lesion": ("lesion", (255,))}
     EXPECTED_LABELS = {"lung": (0, 255), "lesion": (0, 255)}
 

@@ -18,6 +18,8 @@ from covidcxr.datasets.images import stem
 
 
 class COVID1920(Dataset):
+    """Volumes with masks of lesions; those of Validation have none."""
+
     LABELS = {"lesion": ("lesion", None)}
     EXPECTED_LABELS = {"lesion": (0, 1)}
 

@@ -28,6 +28,8 @@ _SOURCES = (
 
 
 class CVTLabels(Dataset):
+    """Slices with a label each, without masks."""
+
     def _rows(self) -> list[dict]:
         rows = []
         for label, finding in (("COVID", "COVID-19"), ("NonCOVID", None)):

@@ -28,6 +28,8 @@ _UNIONS = {"lung": ("left_lung", "right_lung"), "lesion": ("ground_glass", "cons
 
 
 class UserFolder(Dataset):
+    """Images and volumes of the user; every folder of masks is a kind."""
+
     def __init__(self, name, folder, phantom=False):
         super().__init__(name, folder, phantom)
         kinds = sorted(path.name for path in (folder / "masks").glob("*") if path.is_dir())

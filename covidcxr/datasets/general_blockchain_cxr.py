@@ -62,6 +62,8 @@ def class_kind(name: str) -> str | None:
 
 
 class GeneralBlockchainCXR(Dataset):
+    """100 radiographs with outlines, from the COCO file where it is there, from the crops otherwise."""
+
     SUPPORT_FILES = ("structure.csv",)
     OPTIONAL_FILES = ("metadata.csv", "annotation/results.json")
     LABELS = {kind: (kind, None) for kind in dict.fromkeys(CLASSES.values())}

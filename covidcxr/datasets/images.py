@@ -17,6 +17,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def is_volume(path: str | Path) -> bool:
+    """Whether a file is a volume, by its suffix."""
     return str(path).lower().endswith(VOLUME_SUFFIXES)
 
 
@@ -79,6 +80,7 @@ def to_luminance(pixels: np.ndarray) -> np.ndarray:
 
 
 def is_grey(colours: np.ndarray) -> bool:
+    """Whether the three channels of an image (H, W, 3) or (H, W, 4) are the same."""
     return bool((colours[:, :, 0] == colours[:, :, 1]).all() and (colours[:, :, 1] == colours[:, :, 2]).all())
 
 

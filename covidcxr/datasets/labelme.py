@@ -97,6 +97,11 @@ class LabelmeFile:
         return rasterise(outlines, size)
 
     def check_size(self, size: tuple[int, int]) -> None:
+        """That the outlines were drawn on an image of that size (H, W), as far as the file says.
+
+        Raises:
+            InputError: they were drawn on one of another size.
+        """
         if self.size is not None and self.size != tuple(size):
             raise InputError(
                 f"{self.path}: drawn on an image of {self.size[1]} x {self.size[0]} pixels (width x height), the image has "
@@ -140,6 +145,7 @@ class LabelmeMasks:
         return case in self.files or case in self.unreadable
 
     def has(self, case: str, kind: str) -> bool:
+        """Whether an image has an outline of that kind."""
         return case in self.files and kind in self.files[case].kinds
 
     def mask(self, case: str, kind: str, size: tuple[int, int]) -> np.ndarray:

@@ -21,6 +21,8 @@ SAME_PATIENT = {"case3": "case2"}
 
 
 class MedSegVolumes(Dataset):
+    """Nine volumes of eight patients with masks of lungs, sides and lesions."""
+
     LABELS = {
         "left_lung": ("left_lung", (1,)),
         "right_lung": ("right_lung", (2,)),

@@ -15,6 +15,8 @@ from covidcxr.datasets.images import stem
 
 
 class MosMedData(Dataset):
+    """Volumes with their class of severity; 50 of CT-1 have a mask of lesions."""
+
     LABELS = {"lesion": ("lesion", None)}
     EXPECTED_LABELS = {"lesion": (0, 1)}
 

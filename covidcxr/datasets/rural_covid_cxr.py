@@ -38,6 +38,8 @@ NOTES = "covid_rural_radiologist_notes.csv"
 
 
 class RuralCovidCXR(OutlinedRadiographs):
+    """Radiographs with outlines, and the outcomes of their patients."""
+
     def __init__(self, name: str, folder: Path, phantom: bool = False):
         super().__init__(name, folder, phantom)
         self._root = folder / "covid_rural_annot" if (folder / "covid_rural_annot").is_dir() else folder

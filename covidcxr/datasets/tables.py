@@ -64,6 +64,8 @@ def _by(key: str, table: list[dict], path: Path, take: Callable[[dict], dict]) -
 
 
 class OutcomeTables(Dataset):
+    """The rows of both tables, as cases without images."""
+
     SUPPORT_FILES = (SEVERITY, RURAL)
 
     def _rows(self) -> list[dict]:

@@ -64,6 +64,7 @@ def normalise_finding(text) -> str | None:
 
 
 def is_covid(finding: str | None) -> bool | None:
+    """Whether a finding is COVID-19; None where no finding is known."""
     return None if finding is None else finding.startswith("COVID-19")
 
 

@@ -66,6 +66,8 @@ def annotation_kind(name: str) -> str | None:
 
 
 class V7CXR(Dataset):
+    """Radiographs with masks of the lungs and tags, in any of the layouts."""
+
     LABELS = {"lung": ("lung", (255,)), "ignore": ("lung", (127,))}
     EXPECTED_LABELS = {"lung": (0, 127, 255)}
     OPTIONAL_FILES = ("v7_map.csv", "metadata.csv", "covid/metadata.csv", "*.json", f"*{CLASSES}", ".v7/*", "lists/*")

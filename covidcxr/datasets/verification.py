@@ -63,10 +63,12 @@ class Verification:
 
     @property
     def errors(self) -> list[Problem]:
+        """Problems by which the set, or a case, can't be used as it is."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
     @property
     def warnings(self) -> list[Problem]:
+        """Problems that a user should know of."""
         return [problem for problem in self.problems if problem.severity == "warning"]
 
     @property
@@ -135,13 +137,16 @@ class Report:
         self._lock = threading.Lock()
 
     def add(self, severity: str, check: str, text: str, case: str | None = None, file: str | None = None) -> None:
+        """Note a problem; `check` is what found it."""
         with self._lock:
             self.problems.append(Problem(severity, check, text, case, file))
 
     def error(self, check: str, text: str, case: str | None = None, file: str | None = None) -> None:
+        """Note a problem by which the set, or the case, can't be used as it is."""
         self.add("error", check, text, case, file)
 
     def warning(self, check: str, text: str, case: str | None = None, file: str | None = None) -> None:
+        """Note a problem that a user should know of."""
         self.add("warning", check, text, case, file)
 
 
@@ -154,6 +159,7 @@ class CaseReport(Report):
         self.fingerprint: Fingerprint | None = None
 
     def add(self, severity, check, text, case=None, file=None):
+        """Note a problem of this case."""
         super().add(severity, check, text, case or self.case, file)
 
 

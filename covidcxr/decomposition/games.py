@@ -114,18 +114,23 @@ class Decomposition(Game):
 
     @property
     def term_names(self) -> tuple[str, ...]:
+        """Reconstruction and, unless its weight is 0, normal fidelity."""
         return ("reconstruction", "normal_fidelity") if self.fidelity else ("reconstruction",)
 
     def shown(self, normal, lesioned):
+        """All images, normal ones first."""
         return ops.concatenate([normal, lesioned], axis=0)
 
     def made_normal(self, shown, made):
+        """G1."""
         return made[0] if self.two_parts else made
 
     def lesion(self, shown, made):
+        """G2, or with one part the image minus G1."""
         return made[1] if self.two_parts else shown - made
 
     def terms(self, normal, shown, made) -> Terms:
+        """Equations 1 and 2: the parts of every image add up to it, and of a normal one G1 does alone."""
         without = self.made_normal(shown, made)
         lesion = made[1] if self.two_parts else ops.zeros_like(without)
         terms = {"reconstruction": (self.reconstruction, losses.reconstruction(shown, without, lesion, self.norm))}
@@ -135,6 +140,7 @@ class Decomposition(Game):
         return terms
 
     def settings(self) -> dict[str, Any]:
+        """The weights of equation 5, and the norm."""
         return {"game": "decomposition", "alpha1": self.adversarial_weight, "alpha2": self.reconstruction,
                 "alpha3": self.fidelity, "lambda": self.penalty, "norm": self.norm}
 
@@ -155,21 +161,27 @@ class VAGAN(Game):
 
     @property
     def term_names(self) -> tuple[str, ...]:
+        """The size of the map."""
         return ("map",)
 
     def shown(self, normal, lesioned):
+        """Lesioned images."""
         return lesioned
 
     def made_normal(self, shown, made):
+        """The image with the map added."""
         return shown + made
 
     def lesion(self, shown, made):
+        """The map with its sign turned: what it takes away."""
         return -made
 
     def terms(self, normal, shown, made) -> Terms:
+        """The mean absolute value of the map."""
         return {"map": (self.map_weight, ops.mean(ops.abs(made)))}
 
     def settings(self) -> dict[str, Any]:
+        """The weights of the map and of the penalty."""
         return {"game": "va_gan", "map": self.map_weight, "lambda": self.penalty}
 
 
@@ -194,22 +206,28 @@ class BL(Game):
 
     @property
     def term_names(self) -> tuple[str, ...]:
+        """What the classifier says, and the size of the difference."""
         return ("classifier", "map")
 
     def shown(self, normal, lesioned):
+        """Lesioned images."""
         return lesioned
 
     def made_normal(self, shown, made):
+        """The generator's image as it is."""
         return made
 
     def lesion(self, shown, made):
+        """The image minus what was made of it."""
         return shown - made
 
     def terms(self, normal, shown, made) -> Terms:
+        """The classifier's cross-entropy with "normal", and the mean absolute difference of the two images."""
         ill = self.classifier(made, training=False)
         entropy = ops.mean(keras.losses.binary_crossentropy(ops.zeros_like(ill), ill))
         difference = ops.mean(ops.abs(shown - made))
         return {"classifier": (self.classifier_weight, entropy), "map": (self.map_weight, difference)}
 
     def settings(self) -> dict[str, Any]:
+        """The weights of classifier, difference and penalty."""
         return {"game": "bl", "classifier": self.classifier_weight, "map": self.map_weight, "lambda": self.penalty}

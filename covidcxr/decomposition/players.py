@@ -62,6 +62,7 @@ class CriticStep(_Player):
         super().__init__(game, game.critic, ["wasserstein", "penalty"], "critic_step")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Wasserstein loss and gradient penalty; `x` is the batch, `y_pred` what `call` gave."""
         # On PyTorch what `train_on_batch` was given comes here as it was.
         game, real, share = self.game, ops.convert_to_tensor(x["normal"]), ops.convert_to_tensor(x["share"])
         made = ops.stop_gradient(game.made_normal(*y_pred))
@@ -82,6 +83,7 @@ class GeneratorStep(_Player):
         super().__init__(game, game.generator, names, "generator_step")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The game's terms and the critic's opinion; `x` is the batch, `y_pred` what `call` gave."""
         game = self.game
         terms = game.terms(ops.convert_to_tensor(x["normal"]), *y_pred)
         if game.critic is not None:

@@ -34,6 +34,7 @@ class Block:
         return self.x, self.y + share * self.height
 
     def right(self, share: float = 0.5) -> Point:
+        """A point of the right edge; 0 is its lower end."""
         return self.x + self.width, self.y + share * self.height
 
     def top(self, share: float = 0.5) -> Point:
@@ -41,6 +42,7 @@ class Block:
         return self.x + share * self.width, self.y + self.height
 
     def bottom(self, share: float = 0.5) -> Point:
+        """A point of the lower edge; 0 is its left end."""
         return self.x + share * self.width, self.y
 
 

@@ -64,6 +64,7 @@ class Published:
 
     @property
     def file(self) -> str:
+        """Name of the file, as in its URL."""
         return Path(urlsplit(self.url).path).name
 
     @property

@@ -33,6 +33,7 @@ class FixedBatchNormalization(layers.BatchNormalization):
     """Batch normalisation that always uses its running statistics, also in training, and never changes them."""
 
     def call(self, inputs, training=None, mask=None):
+        """The inputs, normalised by running statistics whatever `training` says."""
         return super().call(inputs, training=False, mask=mask)
 
 
@@ -78,6 +79,7 @@ class ResNet:
 
     @property
     def bottleneck(self) -> bool:
+        """Whether its blocks are bottlenecks."""
         return DEPTHS[self.depth][1]
 
     def channels(self, stage: int) -> int:

@@ -8,6 +8,7 @@ from covidcxr.phantom import SIZES, ensure_cohort, store, write_cohort
 
 
 def main(arguments: list[str]) -> int:
+    """Write a cohort, or do one part of it for `store`; returns the exit status."""
     if len(arguments) == 4 and arguments[0] == "work":
         store.work(Path(arguments[1]), int(arguments[2]), int(arguments[3]))
         return 0

@@ -52,10 +52,12 @@ class Technique:
 
     @property
     def pixel_mm(self) -> float:
+        """Size of a pixel, mm, at the plane y = 0."""
         return self.field_mm[1] / self.size[0]
 
     @property
     def portable(self) -> bool:
+        """Whether it was taken at the bedside."""
         return self.view != "PA"
 
 

@@ -29,14 +29,17 @@ class Grid:
 
     @property
     def axes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, y and z."""
         return self.x, self.y, self.z
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y and z."""
         return len(self.x), len(self.y), len(self.z)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
+        """Distance of voxel centres along x, y and z, mm."""
         return float(self.x[1] - self.x[0]), float(self.y[1] - self.y[0]), float(self.z[1] - self.z[0])
 
     def scaled(self, factors) -> "Grid":

@@ -29,6 +29,7 @@ class Disease:
 
     @property
     def visible(self) -> bool:
+        """Whether the lungs show it."""
         return self.kind != NORMAL and self.share > 0
 
 

@@ -25,6 +25,7 @@ class Overlay:
 
     @property
     def lettered(self) -> bool:
+        """Whether the image bears a word or a figure letter."""
         return bool(self.word or self.panel)
 
 

@@ -27,6 +27,7 @@ class Scan:
 
     @property
     def lesion(self) -> np.ndarray:
+        """Ground glass and consolidation together, bool."""
         return self.ground_glass | self.consolidation
 
     @property

@@ -54,6 +54,7 @@ class CohortSpec:
     slices: SliceSpec | None = None
 
     def as_dict(self) -> dict:
+        """JSON-able; `from_dict` is its inverse."""
         return asdict(self)
 
     @classmethod

@@ -36,6 +36,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
+        """Low and high."""
         return self.low, self.high
 
     def __str__(self) -> str:

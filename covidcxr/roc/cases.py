@@ -49,6 +49,7 @@ def named(patients: Values, size: int) -> np.ndarray:
 
 
 def count(patients: Values) -> int:
+    """How many patients these are, each counted once."""
     return len(np.unique(np.asarray(patients).astype(str)))
 
 

@@ -42,6 +42,7 @@ class OperatingPoint:
         return f"{self.rule}: score >= {self.threshold:.4g}: {', '.join(shares)}"
 
     def shares(self) -> dict[str, tuple[float, float, float]]:
+        """Sensitivity, specificity and predictive values by name: value, low, high."""
         return {"sensitivity": self.sensitivity, "specificity": self.specificity, "PPV": self.ppv, "NPV": self.npv}
 
 
