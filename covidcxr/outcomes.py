@@ -62,6 +62,17 @@ class Assessment:
     record: Mapping[str, Any] | None = None
     figures: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """Scores of trivial predictors on the images used here, by name; without those that had none, as of no image."""
+        recorded = (self.record or {}).get("trivial") or {}
+        return {name: score for name, score in recorded.items() if score is not None}
+
+    @property
+    def trivial(self) -> dict[str, float]:
+        """Scores of trivial predictors by name: those known beforehand, overridden by those `measured` here."""
+        return {**(self.claim.trivial or {}), **self.measured}
+
 
 def read_study() -> dict[str, Any]:
     """Content of `params/study.yaml`, as far as the report needs it.

@@ -129,11 +129,10 @@ def _row(one: Assessment, stages: Mapping[str, Outcome]) -> dict[str, Any] | Non
     if one.claim.kind != "performance" or record.get("value") is None:
         return None
     low, high = map(_rounded, record["ci"]) if record.get("ci") else ("", "")
-    trivial = record.get("trivial") or one.claim.trivial or {}  # measured on the same images, or else known beforehand
     return {
         "claim": one.claim.id, "what": one.claim.what, "place": one.claim.place, "paper": _rounded(one.claim.value),
         "here": _rounded(record["value"]), "low": low, "high": high, "n": record.get("n"), "n_unit": record.get("n_unit", ""),
-        "trivial": json.dumps({name: float(_rounded(score)) for name, score in trivial.items() if score is not None}),
+        "trivial": json.dumps({name: float(_rounded(score)) for name, score in one.trivial.items()}),
         "verdict": one.status, "why": one.why, "data": stages[one.stage].state.data, "stage": one.stage,
         "seeds": " ".join(map(str, record.get("seeds") or [])),
     }  # fmt: skip

@@ -110,7 +110,7 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
 
 
 def _headline(row: Assessment) -> dict[str, Any]:
-    return {"claim": row.claim, "record": row.record, "marks": strip(row)}
+    return {"claim": row.claim, "record": row.record, "trivial": row.trivial, "measured": row.measured, "marks": strip(row)}
 
 
 def _paper_view(
@@ -152,8 +152,8 @@ def strip(row: Assessment) -> dict[str, Any] | None:
     full = 100.0 if claim.unit == "AP points" else 1.0
     here = row.record.get("value") if row.record else None
     interval = row.record.get("ci") if row.record and here is not None else None
-    trivial = trivial_scores(row)
-    numbers = [claim.value, *(claim.interval or ()), *([here] if here is not None else []), *(interval or ()), *trivial.values()]
+    trivial = row.trivial.values()
+    numbers = [claim.value, *(claim.interval or ()), *([here] if here is not None else []), *(interval or ()), *trivial]
     if not all(isinstance(value, (int, float)) and 0 <= value <= full for value in numbers):
         return None
 
@@ -163,14 +163,8 @@ def strip(row: Assessment) -> dict[str, Any] | None:
     return {
         "paper": place(claim.value), "paper_interval": [place(end) for end in claim.interval or ()],
         "here": None if here is None else place(here), "here_interval": [place(end) for end in interval or ()],
-        "trivial": [place(value) for value in trivial.values()], "full": full,
+        "trivial": [place(value) for value in trivial], "full": full,
     }
-
-
-def trivial_scores(row: Assessment) -> dict[str, float]:
-    """Trivial predictors by name: those known beforehand, overridden by those measured on the images used here."""
-    measured = dict(row.record.get("trivial") or {}) if row.record else {}
-    return {name: score for name, score in {**(row.claim.trivial or {}), **measured}.items() if score is not None}
 
 
 def _stage_view(stage: Outcome, shown: Mapping[tuple[str, str], str], pictures: Pictures) -> dict[str, Any]:

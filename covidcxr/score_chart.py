@@ -39,10 +39,8 @@ class Score:
     def of(cls, one: Assessment, data: str | None) -> Score:
         """The row of an assessment whose stage has used `data`, real or phantom."""
         record = one.record or {}
-        trivial = {**(one.claim.trivial or {}), **(record.get("trivial") or {})}
-        known = {name: score for name, score in trivial.items() if score is not None}
         interval = tuple(record["ci"]) if record.get("ci") else None
-        return cls(one.claim, record.get("value"), interval, known, data == "real")
+        return cls(one.claim, record.get("value"), interval, one.trivial, data == "real")
 
 
 def draw(scores: Sequence[Score], names: Sequence[str], row_height: float) -> Figure:
