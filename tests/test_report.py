@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
     def row(self, claim_id: str, source: str) -> str:
         """Text of a claim's row."""
-        cut = re.search(rf'<tr id="{report.anchor(claim_id)}">(.*?)</tr>', source, flags=re.DOTALL)
+        cut = re.search(rf'<tr role="row" id="{report.anchor(claim_id)}">(.*?)</tr>', source, flags=re.DOTALL)
         return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", cut[1]))
 
 
