@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from nbconvert.nbconvertapp import NbConvertApp
 
 from covidcxr import __main__ as command_line
@@ -118,6 +119,20 @@ def test_the_course_says_what_the_notebooks_say_of_their_time_and_what_they_need
         assert path.name in link
         assert re.search(r"\*\*Takes\*\* \| (.*) \|", prose(path))[1].startswith(time), path.name
         assert after == (", ".join(sorted(needed)) or "–"), path.name
+
+
+def test_the_readme_lists_every_public_data_set_as_the_parameters_describe_it():
+    entries = yaml.safe_load((ROOT / "params" / "datasets.yaml").read_text())["datasets"]
+    public = {name: entry for name, entry in entries.items() if entry["access"] != "own"}
+    stages, listed = Plan.load("paper").stages, rows(MAIN, "Real data")
+    assert [name for name, *_ in listed] == [f"`{name}`" for name in public]
+    for (_, what, source, licence, way, used), (name, entry) in zip(listed, public.items(), strict=True):
+        cloned = re.fullmatch(rf"git clone \S+ data/{name}", entry["how"].strip())
+        ways = {"open": "`data fetch`", "registration": "registration", "manual": "`git clone`" if cloned else "by hand"}
+        users = {stage.notebook.stem[:2] for stage in stages if name in stage.datasets + stage.optional_datasets}
+        assert (what, licence, way) == (entry["title"], entry["licence"], ways[entry["access"]]), name
+        assert re.findall(r"\((\S+)\)", source) == re.findall(r"https?://[^\s;]+", entry["source"]), name
+        assert users >= {"00"} and used == ", ".join(sorted(users - {"00"})), name
 
 
 @pytest.mark.parametrize("heading", ["Learning goals", "Exercises"])
