@@ -35,12 +35,12 @@ def test_page_chart_and_kept_scores_show_the_same_trivial_predictors(tmp_path):
     study, known = outcomes.read_study(), claims.load()
     stages = outcomes.read_profile(profile, study)
     area = outcomes.assess(known, study, stages)["zhang2020.diagnosis.auc.validation"]
-    area = dataclasses.replace(area, claim=dataclasses.replace(area.claim, trivial={"mean mask": 0.3, "source collection alone": 0.9}))
-    assert area.trivial == {"mean mask": 0.3, "source collection alone": 0.991}
+    area = dataclasses.replace(area, claim=dataclasses.replace(area.claim, trivial={"mean mask": 0.3, "source collection": 0.9}))
+    assert area.trivial == {"mean mask": 0.3, "source collection": 0.991}
     assert score_chart.Score.of(area, "real").trivial == area.trivial
     assert json.loads(reference._row(area, stages)["trivial"]) == area.trivial
     assert report.strip(area)["trivial"] == [30.0, 99.1]
     cell = report._environment().get_template("macros.html").module.trivial_cell(area)
-    assert "source collection alone: 0.991<br>" in cell and '<span class="soft">mean mask: 0.3 (known)</span>' in cell
+    assert "source collection: 0.991<br>" in cell and '<span class="soft">mean mask: 0.3 (known)</span>' in cell
     bare = dataclasses.replace(area, claim=dataclasses.replace(area.claim, trivial=None), record=None)
     assert ">–</span>" in report._environment().get_template("macros.html").module.trivial_cell(bare)
