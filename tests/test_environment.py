@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,18 @@ def test_the_pip_section_resolves_to_the_gpu_lock(tmp_path, plain_python, packag
     packages = would_install(plain_python, "-r", str(file))
     assert packages.items() <= pins("gpu", {}).items()
     assert {"tensorflow", "keras", "jupyterlab", "snakemake"} <= packages.keys()
+
+
+INSTALLS = re.findall(r"pip install (-c locks/constraints\.txt -e [^`\n]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+BRINGS = ["jax-cuda12-plugin", "snakemake-executor-plugin-slurm"]
+
+
+@pytest.mark.parametrize(("line", "brings"), list(zip(INSTALLS, BRINGS, strict=True)))
+def test_what_the_readme_tells_to_install_resolves_to_the_lock(line, brings, plain_python, package_index):
+    """What the lock has is taken at its version; CUDA for JAX is not in it."""
+    packages, locked = would_install(plain_python, *shlex.split(line)), pins("constraints", {})
+    assert {brings, "keras", "snakemake"} <= packages.keys()
+    assert {name: version for name, version in packages.items() if locked.get(name, version) != version} == {}
 
 
 # --- locks ----------------------------------------------------------------------------------------------------------------------
@@ -376,6 +389,28 @@ def test_cuda_wheels_where_a_gpu_is_found(tmp_path, nvidia_smi, lock):
     script(tmp_path / "nvidia-smi", nvidia_smi + "\n")
     plan = make("--dry-run", "setup", f"VENV={tmp_path / 'env'}", accelerator=None, path=f"{tmp_path}{os.pathsep}")
     assert f"--requirement locks/{lock}.txt" in plan.stdout
+
+
+CALLED = {
+    "demo": ["-m covidcxr run demo --cores "], "smoke": ["-m covidcxr run smoke --cores "], "test": ["-m pytest -n "],
+    "campaign": ["-m pytest -m campaign "], "test-jax": ["KERAS_BACKEND=jax ", "-m pytest -n "],
+    "lab": ["-m jupyterlab notebooks/00_start_here.ipynb"], "lint": ["-m ruff check .", "-m mypy"], "bench": ["benchmarks"],
+    "setup": [],
+}  # fmt: skip
+
+
+@needs_make
+def test_the_targets_that_pages_name_call_what_they_say(tmp_path):
+    pages = "\n".join((ROOT / name / "README.md").read_text(encoding="utf-8") for name in ("", "notebooks", "outputs/reference"))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", pages, re.MULTILINE)) == CALLED.keys()
+    for target, calls in CALLED.items():
+        plan = make("--dry-run", target, f"VENV={tmp_path / 'env'}")
+        assert plan.returncode == 0 and "--requirement locks/" in plan.stdout, plan.stderr
+        own = f'"{tmp_path}/env{"-jax" if target == "test-jax" else ""}/bin/python" '
+        lines = [line for line in plan.stdout.replace("\\\n", "").splitlines() if own in line]
+        for call in calls:
+            assert any(call in line for line in lines), f"make {target} does not run {call}"
+    assert not (tmp_path / "env").exists()
 
 
 @needs_make
