@@ -64,7 +64,7 @@ class Assessment:
 
     @property
     def measured(self) -> dict[str, float]:
-        """Scores of trivial predictors on the images used here, by name; without those that had none, as of no image."""
+        """Scores of trivial predictors on the images used here, by name, as far as they could be computed."""
         recorded = (self.record or {}).get("trivial") or {}
         return {name: score for name, score in recorded.items() if score is not None}
 
