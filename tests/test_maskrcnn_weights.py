@@ -266,11 +266,17 @@ def test_a_file_by_its_name_is_compared_with_the_models_settings(theirs, file, m
     table[name].path.write_bytes(file[0].read_bytes())  # put there by hand
     assert weights.load(MaskRCNN(SETTINGS), name).remarks == []
     odd = replace(SETTINGS, backbone=replace(SETTINGS.backbone, stride_in_1x1=False), pixels=Settings().pixels)
+    assert weights.load(MaskRCNN(weights.settings_for(name, odd)), name).remarks == []
     assert weights.load(MaskRCNN(odd), name).remarks == [
         "the file needs stride_in_1x1 True; the model has False.",
         "the file needs images in RGB, 0 to 255, minus (123.7, 116.8, 103.9); the model is fed images in RGB, 0 to 1, "
         "minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225).",
     ]
+
+
+def test_settings_for_a_file_that_nobody_has_published_are_refused():
+    with pytest.raises(InputError, match="has no 'torchvision_mask_rcnn_r50'. Did you mean 'torchvision_mask_rcnn_r50_fpn'"):
+        weights.settings_for("torchvision_mask_rcnn_r50", Settings())
 
 
 def test_a_file_for_other_anchors_is_refused(file):

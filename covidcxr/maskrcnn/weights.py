@@ -1,7 +1,7 @@
 """Published weights, brought into a `MaskRCNN`.
 
-    report = load(model, "matterport_mask_rcnn_r101_fpn")
-    print(report)
+    model = MaskRCNN(settings_for("torchvision_mask_rcnn_r50_fpn", Settings(foreground_classes=2)))
+    print(load(model, "torchvision_mask_rcnn_r50_fpn"))
 
 Files of whole detectors by torchvision, detectron2 and matterport, and for the backbone alone all those of `models.weights`,
 where the way of loading is. Here are the names and layouts of what a detector has besides its residual network.
@@ -27,11 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
-from covidcxr.errors import InputError
+from covidcxr.errors import InputError, did_you_mean
+from covidcxr.maskrcnn.settings import Pixels, Settings
+from covidcxr.models import published
 from covidcxr.models import weights as resnets
 from covidcxr.models.weights import Convention, LoadReport, Slot, variables_of
 
-__all__ = ["LoadReport", "load", "load_state_dict", "our_name", "variables_of"]
+__all__ = ["LoadReport", "load", "load_state_dict", "our_name", "settings_for", "variables_of"]
 
 MATTERPORT_EPSILON = 1e-3  # of its BatchNorm, which is Keras' default
 MATTERPORT_RATIOS = (0.5, 1.0, 2.0)  # RPN_ANCHOR_RATIOS, width / height
@@ -170,6 +172,23 @@ TORCHVISION = replace(
 DETECTRON2 = replace(resnets.DETECTRON2, layers=resnets.DETECTRON2.layers + DETECTRON2_LAYERS, lay_out=lay_out_detectron2)
 CONVENTIONS = (TORCHVISION, DETECTRON2, MATTERPORT, resnets.KERAS_APPLICATIONS, resnets.CAFFE2)
 BY_TITLE = {convention.title: convention for convention in CONVENTIONS}
+
+
+def settings_for(name: str, settings: Settings) -> Settings:
+    """`settings` with all that a published file needs besides shapes: how its backbone was made, and how images are fed to it.
+
+    Depth, neck and channels stay as they are: where they are not the file's, `load` refuses it.
+
+    Args:
+        name: in params/weights.yaml.
+
+    Raises:
+        InputError: the name is not there.
+    """
+    entry = published.table().get(name)
+    if entry is None:
+        raise InputError(f"params/weights.yaml has no {name!r}.{did_you_mean(name, published.table())}")
+    return replace(settings, backbone=replace(settings.backbone, **entry.design), pixels=Pixels(**entry.pixels))
 
 
 def load(model, what: str | Path, sha256: str | None = None, mirror: str | None = None) -> LoadReport:
