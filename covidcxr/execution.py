@@ -31,8 +31,8 @@ import yaml
 
 from covidcxr import claims, fingerprint, outcomes, paths
 from covidcxr.errors import CovidcxrError, DataMissing
-from covidcxr.results import BY_HAND, PARTIAL, data_kind, read_record
-from covidcxr.study import Plan, Stage
+from covidcxr.results import BY_HAND, PARTIAL, data_kind, read_record, run_command
+from covidcxr.study import Plan, Stage, damage_of, files_of_results, keras_backend
 
 NOTEBOOK = "notebook.ipynb"
 KERNEL_LOG = "kernel.log"  # what the kernel and the libraries in it say besides the notebook
@@ -110,10 +110,7 @@ def _in_words(error: Exception) -> str:
 
 def retry_command(plan: Plan, stage: Stage) -> str:
     """The command that runs this stage again."""
-    import shlex
-
-    overrides = "".join(f" --set {shlex.quote(text)}" for text in plan.overrides)
-    return f"python -m covidcxr run {plan.profile} {stage.name}{overrides}"
+    return run_command(plan.profile, stage.name, plan.overrides_of(stage))
 
 
 def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str, Any]:
@@ -121,9 +118,9 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
     record: dict[str, Any] = {
         "stage": stage.name, "profile": plan.profile, "status": "done", "why": "", "how": "",
         "parameters": {**stage.parameters, "stage_dir": str(folder)}, "seed": stage.parameters.get("seed"),
-        "data": data_kind(stage.data),
+        "overrides": plan.overrides_of(stage), "data": data_kind(stage.data),
         "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-        "git": _git_state(), "versions": _versions(), "hardware": _hardware(),
+        "git": _git_state(), "versions": _versions(), "keras_backend": keras_backend(), "hardware": _hardware(),
         "fingerprint": plan.fingerprint(stage), "upstream": plan.upstream(stage), "datasets": [],
     }
     blocking = [name for name in stage.needs if read_record(plan.folder / name).get("status") != "done"]
@@ -149,7 +146,7 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_mb": _peak_memory_of_children(),
         "datasets": written.datasets,
-        "results": fingerprint.file_digest(partial / "results.json"),
+        "files": files_of_results(partial),
     }
     paths.write_atomically(partial / "run.json", json.dumps(record, indent=1) + "\n")
     _put_in_place(partial, folder)
@@ -289,7 +286,8 @@ def _complete_earlier(plan: Plan, stage: Stage, partial: Path, folder: Path) -> 
     current = json.loads(json.dumps({"fingerprint": plan.fingerprint(stage), "upstream": plan.upstream(stage)}))
     for path in (partial / "run.json", folder / EARLIER):
         record = read_record(path.parent, path.name)
-        if record.get("status") == "done" and all(record.get(key) == value for key, value in current.items()):
+        todays = record.get("status") == "done" and all(record.get(key) == value for key, value in current.items())
+        if todays and not damage_of(path.parent, record):
             if path.parent == partial:
                 _put_in_place(partial, folder)
             else:

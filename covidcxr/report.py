@@ -25,6 +25,7 @@ from covidcxr import paths
 from covidcxr.arithmetic import is_number
 from covidcxr.claims import Claims, Paper
 from covidcxr.outcomes import Assessment, Outcome
+from covidcxr.results import run_command
 
 if TYPE_CHECKING:
     import jinja2
@@ -105,8 +106,14 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
         "problems": problems, "stages": list(stages.values()), "papers": papers, "results": results,
         "cards": _data_cards(done), "models": _model_cards(done), "provenance": _provenance(done),
         "failed": [s for s in stages.values() if s.failure],
-        "command": lambda stage: f"python -m covidcxr run {profile_dir.name} {stage}", "wide": claims_module.WIDE,
+        "command": lambda name: run_command(profile_dir.name, name, _overrides(stages[name])), "wide": claims_module.WIDE,
     }
+
+
+def _overrides(stage: Outcome) -> list[str]:
+    """The `--set` texts behind a stage's results."""
+    given = stage.run.get("overrides")
+    return given if isinstance(given, list) and all(isinstance(text, str) for text in given) else []
 
 
 def _headline(row: Assessment) -> dict[str, Any]:
@@ -297,6 +304,8 @@ def _provenance(stages: Iterable[Outcome]) -> list[dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for stage in stages:
         facts = {name: _mapping(stage.run.get(name)) for name in ("git", "versions", "hardware")}
+        if backend := stage.run.get("keras_backend"):
+            facts["versions"] = {**facts["versions"], "Keras on": backend}
         groups.setdefault(repr(facts), {**facts, "stages": []})["stages"].append(stage)
     return list(groups.values())
 

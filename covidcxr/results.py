@@ -15,7 +15,9 @@ import io
 import json
 import math
 import re
+import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,7 +111,7 @@ class Stage:
         profile = FALLBACK_PROFILES[0] if self.profile_dir.name == INTERACTIVE else self.profile_dir.name
         raise CovidcxrError(
             f"Stage {self.name} needs the results of {name}, which has not finished in {self.profile_dir}. "
-            f"Run it first: python -m covidcxr run {profile} {name}"
+            f"Run it first: {run_command(profile, name)}"
         )
 
     def use_dataset(self, name: str) -> Dataset:
@@ -294,6 +296,16 @@ class Stage:
 
     def _write(self) -> None:
         paths.write_atomically(self.folder / "results.json", json.dumps(self._content, indent=1, allow_nan=False) + "\n")
+
+
+def run_command(profile: str, stage: str, overrides: Iterable[str] = ()) -> str:
+    """The command that runs a stage, to be given to a shell.
+
+    Args:
+        overrides: texts `stage.name=value`, as after `--set`.
+    """
+    options = [word for text in overrides for word in ("--set", text)]
+    return shlex.join(["python", "-m", "covidcxr", "run", profile, stage, *options])
 
 
 def read_record(stage_folder: Path, name: str = "run.json") -> dict[str, Any]:

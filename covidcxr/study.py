@@ -6,11 +6,13 @@
 
 Values are resolved in the order: notebook default < `params/study.yaml` < profile < `--set`. Names and types are checked here,
 before any kernel starts. Whether a stage has to run is decided here too, by comparing the fingerprints in its completion record
-`run.json` with those of today; Snakemake then takes care of order, parallel runs and clusters.
+`run.json` with those of today, and the files named there with those in its folder; Snakemake then takes care of order, parallel
+runs and clusters.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
@@ -33,6 +35,9 @@ PROFILE_KEYS = {"title", "description", "data", "common", "stages", "leave_out",
 RUNNER_PARAMETERS = {"stage_dir"}  # set by the runner, no part of a stage's identity
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 ENDED = ("done", "no-data", "blocked")
+# In a stage's folder, but none of its results. Who opens the executed notebook in JupyterLab may well save it.
+NOT_RESULTS = {"run.json", "attempt.txt", "kernel.log", "notebook.ipynb"}
+NAMED_FILES = 3  # of those that have changed
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,11 @@ class Plan:
                 wanted |= set(stage.before)
         return [stage for stage in self.stages if stage.name in wanted]
 
+    def overrides_of(self, stage: Stage) -> list[str]:
+        """The `--set` texts behind a stage: its own and those of the stages before it."""
+        concerned = {one.name for one in self.with_needs([stage.name])}
+        return [text for text in self.overrides if text.partition(".")[0] in concerned]
+
     def fingerprint(self, stage: Stage) -> dict[str, Any]:
         """Hashes of what the stage's results depend on, besides the stages before it."""
         adapters = [f"covidcxr.datasets.{name}" for name in stage.datasets + stage.optional_datasets]
@@ -166,6 +176,7 @@ class Plan:
             "data": self._data_fingerprint(stage),
             "files": {str(path.relative_to(paths.project_root())): fingerprint.file_digest(path) for path in stage.files},
             "claims": sorted(stage.claims),
+            "backend": keras_backend() if stage.gpu else None,  # other stages have no networks
         }
 
     def upstream(self, stage: Stage) -> dict[str, str | None]:
@@ -199,9 +210,8 @@ class Plan:
             return self._unfinished(stage)
         upstream = _part(record, "upstream")
         reasons = _differences(_part(record, "fingerprint"), self.fingerprint(stage))
-        written = fingerprint.file_digest(self.folder / stage.name / "results.json")
-        if record["status"] == "done" and record.get("results") != written:
-            reasons.append("its results.json was changed or removed")
+        if record["status"] == "done" and (damage := damage_of(self.folder / stage.name, record)):
+            reasons.append(damage)
         for name in stage.before:
             if self.state(self.stage(name)).stale:
                 reasons.append(f"{name} runs before it")
@@ -260,6 +270,52 @@ class Plan:
                     self._manifests[key] = None
             found[name] = self._manifests[key]
         return found
+
+
+def files_of_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """`bytes`, `mtime_ns` and `sha256` of every file that belongs to a stage's results, by its path within the stage's folder.
+
+    Hidden files, such as those that a killed attempt was about to write, do not.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and name.as_posix() not in NOT_RESULTS and not any(part.startswith(".") for part in name.parts):
+            stat, digest = path.stat(), fingerprint.file_digest(path)
+            found[name.as_posix()] = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}
+    return found
+
+
+def damage_of(folder: Path, record: dict[str, Any]) -> str:
+    """Which files of a stage's folder are no longer those that its completion record names, in words; empty when all are."""
+    files = _part(record, "files")
+    if not files:
+        return "its record does not name its files"
+    changed = [name for name, then in files.items() if not _is_still(folder / name, then)]
+    more = f" and {len(changed) - NAMED_FILES} more" if len(changed) > NAMED_FILES else ""
+    return f"results changed or removed: {', '.join(changed[:NAMED_FILES])}{more}" if changed else ""
+
+
+def _is_still(path: Path, then: Any) -> bool:
+    """Whether a file is the one of an entry of `files_of_results`. It is read only where its time is another: weights are large,
+    but a file that was touched or copied holds the same."""
+    try:
+        if not isinstance(then, dict) or not path.is_file() or path.stat().st_size != then.get("bytes"):
+            return False
+        return path.stat().st_mtime_ns == then.get("mtime_ns") or fingerprint.file_digest(path) == then.get("sha256")
+    except (OSError, ValueError):  # it can't be read, or a damaged record names what can't be a file
+        return False
+
+
+def keras_backend() -> str:
+    """The backend that Keras takes: what `KERAS_BACKEND` says, else Keras' own file of settings, else TensorFlow.
+
+    To ask Keras itself is to import it with its backend, which takes seconds.
+    """
+    home = os.path.expanduser("~")
+    folder = os.environ.get("KERAS_HOME") or os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+    settings = read_record(Path(os.path.expanduser(folder)), "keras.json")
+    return os.environ.get("KERAS_BACKEND") or str(settings.get("backend") or "tensorflow")
 
 
 def available_profiles() -> list[str]:
@@ -447,6 +503,8 @@ def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         reasons.append(f"Python {then.get('python')} → {now['python']}")
     if then.get("claims") != now["claims"]:
         reasons.append("it owes other claims")
+    if then.get("backend") != now["backend"]:
+        reasons.append(f"the backend has changed from {then.get('backend') or 'none'} to {now['backend'] or 'none'}")
     before, after = _part(then, "parameters"), now["parameters"]
     for key in _changed_keys(before, after):
         reasons.append(f"parameter {key}: {before.get(key)!r} → {after.get(key)!r}")

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from conftest import ROOT
@@ -19,6 +21,7 @@ from conftest import ROOT
 STATES = re.compile(r"(?P<stage>\w+) +(?P<word>done|will run|no data|blocked|failed|running) *(?P<why>.*)")
 OF_THE_MACHINE = re.compile(r"second|_mb$|^peak")  # columns that another run measures anew
 AT_MOST = 60  # seconds in which processes must be gone; only keeps a broken study from hanging the tests
+LONGEST_COMMAND = 3600  # seconds; likewise. A whole study takes minutes
 
 
 def make_home(home: Path, cohort: Path) -> Path:
@@ -33,12 +36,38 @@ def make_home(home: Path, cohort: Path) -> Path:
 
 
 class Command(subprocess.Popen):
-    """A command that is running, or has ended; what it says goes to a file."""
+    """A command that is running, or has ended; what it says goes to a file.
+
+    Whoever waits for its end or asks for it fails when it takes longer than LONGEST_COMMAND. It is then killed, with all that it
+    has started.
+    """
 
     def __init__(self, log: Path, words: list[str], **options: Any):
         self.log = log
+        self.until = time.monotonic() + LONGEST_COMMAND
         with open(log, "wb") as said:
             super().__init__(words, stdout=said, stderr=subprocess.STDOUT, **options)
+
+    def poll(self) -> int | None:
+        code = super().poll()
+        if code is None and time.monotonic() > self.until:
+            self._hangs()
+        return code
+
+    def wait(self, timeout: float | None = None) -> int:
+        try:
+            return super().wait(max(0.0, self.until - time.monotonic()) if timeout is None else timeout)
+        except subprocess.TimeoutExpired:
+            self._hangs()
+
+    def _hangs(self) -> NoReturn:
+        self.until = math.inf
+        process = psutil.Process(self.pid)
+        for one in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        super().wait()
+        raise AssertionError(f"{' '.join(self.args)} hangs; it said:\n{self.said()}")
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -111,9 +140,10 @@ class DisturbedStudy:
     def record(self, stage: str) -> dict[str, Any]:
         return content(self.folder / stage / "run.json")
 
-    def done(self) -> set[str]:
-        """Stages whose record says that they are done."""
-        return {path.parent.name for path in self.folder.glob("*/run.json") if content(path).get("status") == "done"}
+    def done(self, where: str = ".") -> set[str]:
+        """Stages whose record says that they are done; with `.partial`, those that wait there to be put in place."""
+        records = (self.folder / where).glob("*/run.json")
+        return {path.parent.name for path in records if content(path).get("status") == "done"}
 
     def look(self, reference: Mapping[str, Any], damaged: Collection[str] = ()) -> dict[str, tuple[str, str]]:
         """The states of the stages.
@@ -156,12 +186,16 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def check_complete(folder: Path) -> None:
-    """The results of a stage that is called done are whole: the record's hash, the end of the notebook, all files."""
-    results = (folder / "results.json").read_bytes()
-    assert content(folder / "run.json")["results"] == hashlib.sha256(results).hexdigest(), f"{folder} is done with other results"
-    written = json.loads(results)
+    """The results of a stage that is called done are whole: the record's hashes, the end of the notebook, all files."""
+    recorded = content(folder / "run.json")["files"]
+    for name, entry in recorded.items():
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert found == entry["sha256"], f"{folder} is done with another {name}"
+    written = json.loads((folder / "results.json").read_bytes())
     assert written["finished"] is True, f"{folder} is done without its notebook's end"
-    for name in ("notebook.ipynb", "notebook.html", "params.yaml", *(entry["file"] for entry in files_of(written))):
+    files = {"results.json", "notebook.html", "params.yaml", *(entry["file"] for entry in files_of(written))}
+    assert files <= recorded.keys(), f"{folder} is done without a hash of {files - recorded.keys()}"
+    for name in ("notebook.ipynb", *files):
         assert (folder / name).stat().st_size > 0, f"{folder} is done with an empty {name}"
     assert (folder / "notebook.html").read_text().rstrip().endswith("</html>"), f"{folder} is done with half a page"
     json.loads((folder / "notebook.ipynb").read_text())

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 import synthetic_profile
 
-from covidcxr import claims, outcomes, report
+from covidcxr import claims, outcomes, report, results
 from covidcxr.errors import InputError
 
 VOID = set("area base br col embed hr img input link meta source track wbr line rect ellipse".split())
@@ -186,6 +186,19 @@ def test_deviations_data_provenance_and_failures_are_named(page):
     assert "commit 0123abcd" in text and "numpy 1.26.4" in text
     assert "lung_segmentation failed cell 12" in text and "MemoryError: no" in text
     assert "agreement_nothing" in text and "Findings of the 100 X-rays." in text
+
+
+def test_the_command_sets_what_was_set(tmp_path):
+    folder = tmp_path / "pilot" / "start_here"
+    add_results(folder)
+    synthetic_profile.finish(folder, overrides=["start_here.data=my 'own' <data>"], keras_backend="jax")
+    text = Page(report.render(folder.parent)).text
+    command = results.run_command("pilot", "start_here", ["start_here.data=my 'own' <data>"])
+    assert text.count(command) > 1 and "Keras on jax" in text
+    for damaged in (3, "x", [1], {"a": 1}):
+        synthetic_profile.finish(folder, overrides=damaged)
+        text = Page(report.render(folder.parent)).text
+        assert "run pilot start_here" in text and "--set" not in text
 
 
 def test_the_phantom_is_announced_and_never_matches(tmp_path):

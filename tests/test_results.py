@@ -1,6 +1,7 @@
 """What a notebook may record, and what is refused."""
 
 import json
+import shlex
 
 import matplotlib
 import numpy as np
@@ -128,6 +129,12 @@ def test_an_upstream_stage_must_be_finished(stage):
         stage.upstream("ct_projection")
     (first / "run.json").write_text('{"status": "done", "parameters": {"data": "phantom:smoke"}}')
     assert stage.upstream("ct_projection") == first
+
+
+def test_a_command_reaches_a_shell_as_it_is_meant():
+    values = ["first.text=it's $HOME `f` \"q\" ; #", "first.number=2"]
+    words = shlex.split(results.run_command("demo", "first", values))
+    assert words == ["python", "-m", "covidcxr", "run", "demo", "first", "--set", values[0], "--set", values[1]]
 
 
 def test_an_upstream_stage_of_other_data_is_refused(stage):

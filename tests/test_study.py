@@ -1,8 +1,11 @@
 """The study as a user meets it: the real command on a small study, run, changed, broken, killed and resumed."""
 
+import html
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,8 @@ import pytest
 import yaml
 from conftest import PARAMETERS, ROOT
 
-from covidcxr import engine, execution
+from covidcxr import engine, execution, fingerprint
+from covidcxr.study import damage_of, keras_backend
 
 ALL_DONE = {"first": "done", "second": "done", "alone": "done"}
 
@@ -142,13 +146,83 @@ def test_parameters_file_repeats_a_stage_by_hand_beside_the_study(small_study):
     assert (folder / "results.json").read_bytes() == kept
 
 
-def test_results_that_were_changed_are_no_longer_believed(small_study):
-    run(small_study, "alone")
-    path = small_study.outputs / "alone" / "results.json"
-    path.write_text(path.read_text().replace('"value": 1.0', '"value": 2.0'))
-    assert small_study.status()["alone"] == "will run  its results.json was changed or removed"
-    run(small_study, "alone")
-    assert states(small_study)["alone"] == "done"
+WRITE_FILES = """
+    for name in ("tables/scores.csv", "figures/curve.svg", "checkpoints/net.weights.h5", "checkpoints/.aside.net.weights.h5",
+                 "split.csv"):
+        (stage.folder / name).parent.mkdir(exist_ok=True)
+        (stage.folder / name).write_text(name)
+"""
+
+
+def test_files_that_were_changed_or_removed_are_no_longer_believed(small_study, monkeypatch):
+    small_study.notebook("first", [WRITE_FILES, "stage.record('paper.number', number, n=1)", "stage.finish()"])
+    run(small_study, "second")
+    folder, record = small_study.outputs / "first", small_study.record("first")
+    written = ["checkpoints/net.weights.h5", "figures/curve.svg", "split.csv", "tables/scores.csv"]
+    assert set(record["files"]) == {*written, "results.json", "params.yaml", "notebook.html"}
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint, "file_digest", lambda path: pytest.fail(f"{path} is read though nothing touched it"))
+        assert damage_of(folder, record) == ""
+    for name in record["files"]:
+        path = folder / name
+        kept = path.read_bytes()
+        for content in (kept[:-1] + bytes([kept[-1] ^ 1]), kept + b" ", b""):
+            path.write_bytes(content)
+            assert damage_of(folder, record) == f"results changed or removed: {name}"
+        path.unlink()
+        assert damage_of(folder, record) == f"results changed or removed: {name}"
+        path.mkdir()
+        assert damage_of(folder, record) == f"results changed or removed: {name}"
+        path.rmdir()
+        path.write_bytes(kept)
+        assert damage_of(folder, record) == "", "what it was again, at another time"
+    (folder / "notebook.ipynb").write_text("opened, run and saved by somebody")
+    shutil.copytree(folder, folder.with_name("copy"), copy_function=shutil.copyfile)
+    os.replace(folder, folder.with_name("kept"))
+    os.replace(folder.with_name("copy"), folder)
+    assert states(small_study)["first"] == states(small_study)["second"] == "done", "a copy is as good"
+
+    for name in written:
+        (folder / name).unlink()
+    assert small_study.status()["first"] == (
+        "will run  results changed or removed: checkpoints/net.weights.h5, figures/curve.svg, split.csv and 1 more"
+    )
+    assert small_study.status()["second"] == "will run  first runs before it"
+    run(small_study, "second")
+    assert (folder / "split.csv").read_text() == "split.csv" and states(small_study)["second"] == "done"
+
+
+@pytest.mark.parametrize("files", [None, {}, [], {"results.json": 3}, {"a\0b": {}}, {"a" * 300: {}}])
+def test_a_record_that_does_not_say_what_its_files_were_is_not_believed(tmp_path, files):
+    (tmp_path / "results.json").write_text("{}")
+    assert damage_of(tmp_path, {"status": "done", "files": files})
+
+
+def test_another_backend_makes_other_results_of_stages_with_networks(small_study, monkeypatch):
+    small_study.write("params/study.yaml", """
+        stages:
+          alone: {notebook: alone, gpu: true}
+          first: {notebook: first, claims: [paper.number]}
+    """)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    run(small_study)
+    assert small_study.record("alone")["keras_backend"] == "tensorflow"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    changed = small_study.status()
+    assert changed["alone"] == "will run  the backend has changed from tensorflow to jax"
+    assert changed["first"].startswith("done")
+
+
+@pytest.mark.parametrize(("settings", "chosen", "backend"), [
+    ('{"backend": "torch"}', "jax", "jax"), ('{"backend": "torch"}', "", "torch"), ("{}", "", "tensorflow"),
+    ("{", "", "tensorflow"), (None, "", "tensorflow"),
+])  # fmt: skip
+def test_the_backend_is_the_one_that_keras_takes(tmp_path, monkeypatch, settings, chosen, backend):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", chosen)
+    if settings is not None:
+        (tmp_path / "keras.json").write_text(settings)
+    assert keras_backend() == backend
 
 
 def test_values_reach_the_notebook_as_they_were_given(small_study):
@@ -156,6 +230,8 @@ def test_values_reach_the_notebook_as_they_were_given(small_study):
     run(small_study, "alone", "--set", f"alone.data={odd}")
     assert small_study.record("alone")["parameters"]["data"] == odd
     assert json.loads((small_study.outputs / "alone" / "results.json").read_text())["source"] == odd
+    command = shlex.join(["python", "-m", "covidcxr", "run", "smoke", "alone", "--set", f"alone.data={odd}"])
+    assert command in html.unescape((small_study.outputs / "report.html").read_text()), "the report repeats it"
 
 
 def test_files_and_claims_that_a_stage_hangs_on(small_study):
@@ -172,8 +248,9 @@ def test_files_and_claims_that_a_stage_hangs_on(small_study):
 def test_an_executor_plugin_runs_stages_as_jobs_of_a_cluster(small_study):
     """The "cluster" is this machine: jobs are submitted to a shell, each in a Snakemake of its own, as on a node."""
     cluster = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", "bash", "--jobs", "2"]
-    run(small_study, "second", "--set", "first.number=1.05", "--", *cluster)
+    run(small_study, "second", "--set", "first.number=1.05", "--set", "alone.number=2", "--", *cluster)
     assert small_study.record("first")["parameters"]["number"] == 1.05
+    assert small_study.record("second")["overrides"] == ["first.number=1.05"], "its own, and of what it is made from"
     shown = small_study.command("status", "smoke", "--set", "first.number=1.05").stdout
     assert [line.split()[1] for line in shown.splitlines()] == ["done", "done", "will"]
 
@@ -471,6 +548,10 @@ def test_a_complete_run_that_was_stopped_before_its_last_rename_is_kept(small_st
     os.replace(done, small_study.outputs / ".partial" / "alone")
     run(small_study, "alone", "--force", "alone")
     assert os.stat(done / "run.json").st_ino != record, "forced is forced"
+    os.replace(done, small_study.outputs / ".partial" / "alone")
+    (small_study.outputs / ".partial" / "alone" / "notebook.html").write_text("half a page")
+    run(small_study, "alone")
+    assert states(small_study)["alone"] == "done" and "half a page" not in (done / "notebook.html").read_text()
 
 
 def test_checkpoints_stay_for_the_same_attempt_only(small_study):
