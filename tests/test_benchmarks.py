@@ -1,11 +1,18 @@
-"""The table over all benchmarks: `python benchmarks`, on small scripts instead of measurements."""
+"""The table over all benchmarks: `python benchmarks`, on small scripts instead of measurements; and what those that measure
+learning make of scores that are known."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
+
+from covidcxr import datasets, splits
 
 NOTES = {
     "faster": "note('faster', 2.0, 's', 'a peer', 4.0, bar=1.0)",
@@ -70,3 +77,67 @@ def test_the_interpreter_with_torch_goes_to_the_scripts_that_take_it(table):
     takes = "p = argparse.ArgumentParser()\np.add_argument(\"--torch\")\nnote(p.parse_args().torch, 1, 's')"
     status, lines = table("--torch", "a-python", takes=takes, other="note(str(sys.argv[1:]), 1, 's')")
     assert (status, lines[0][0], lines[1][0]) == (0, "a-python", "[]")
+
+
+def learning(name: str) -> ModuleType:
+    """A script of benchmarks/learning."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / "learning" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_starts_are_compared_image_by_image_though_each_was_trained_thrice():
+    higher, rows = {"random": 0.0, "random, longer": 0.3, "lungs": 0.1}, []
+    for seed in range(2):
+        for start, more in higher.items():
+            for case, iou in {"a": 0.2, "b": 0.5, "c": np.nan}.items():  # c has no lesion
+                rows += [(seed, start, case, f"of {case}", iou + more + off) for off in (-0.1, 0.0, 0.1)]
+    table = pd.DataFrame(rows, columns=["seed", "start", "case", "patient", "iou"])
+    differences = learning("lung_start").differences
+    assert differences(table) == [
+        "lungs - random: +0.100, over patients [+0.100, +0.100], over 2 seeds [+0.100, +0.100]",
+        "lungs - random, longer: -0.200, over patients [-0.200, -0.200], over 2 seeds [-0.200, -0.200]",
+    ]
+    assert differences(table[table.seed == 0])[0] == "lungs - random: +0.100, over patients [+0.100, +0.100]"
+
+
+def test_the_longer_start_is_as_long_as_both_lessons_together_as_they_are_given():
+    overrides = learning("lung_start").overrides
+    given = {"epochs": "7", "lung_epochs": "4"}
+    assert overrides("pilot", given, "random, longer") == {**given, "repeats": 1, "start": "random", "epochs": 11}
+    assert overrides("pilot", given, "lungs") == {**given, "repeats": 1, "start": "lungs"}
+    assert overrides("pilot", {"repeats": "2"}, "random") == {"repeats": "2", "start": "random"}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_parameters_are_chosen_without_the_test_images_and_their_patients(phantom_smoke, seed):
+    chooser, x_rays = learning("choose_on_training"), "general_blockchain_cxr"
+    split = splits.ramesh2021(datasets.open(x_rays, phantom_smoke).cases(), "patient_grouped", seed=seed)
+    opened = chooser.training_only({"data": phantom_smoke, "split": "patient_grouped", "seed": seed})
+    seen = opened(x_rays, phantom_smoke).cases()
+    assert set(seen.case) == set(split.case[split.role == "train"])
+    others, all_others = (opener("v7_cxr", phantom_smoke).cases() for opener in (opened, datasets.open))
+    tested = split.patient[split.role == "test"]
+    assert set(all_others.case) - set(others.case) == set(all_others.case[all_others.patient.isin(tested)]) != set()
+    held_out = chooser.hold_out(seen, "patient_grouped", seed=seed)
+    assert set(held_out.case) == set(seen.case) and set(held_out.role) == {"train", "test"}
+    assert (held_out.groupby("patient").role.nunique() == 1).all() and not held_out.ten.any()
+
+
+def test_a_threshold_is_scored_by_the_mean_over_lesions_and_trainings():
+    truth = np.zeros((4, 4), bool)
+    truth[0] = True
+
+    def found(score: float, rows: int):
+        """An object of so many rows, the first one right, that is seen up to a score."""
+        return SimpleNamespace(above=lambda threshold: SimpleNamespace(
+            union=lambda: (np.arange(4) < rows * (score >= threshold))[:, None].repeat(4, axis=1)))  # fmt: skip
+
+    names = {
+        "test": [SimpleNamespace(name=name, patient="p") for name in "ab"], "truth": [truth, np.zeros_like(truth)],
+        "finds": [[found(0.9, 1), found(0.9, 2)], [found(0.4, 2), found(0.9, 2)]],
+    }  # fmt: skip
+    means, count = learning("choose_on_training").score(names, [0.1, 0.5])
+    assert means.to_dict() == {0.1: 0.75, 0.5: 0.5}
+    assert count == "1 images with a lesion, of 1 patients; 2 trainings each"

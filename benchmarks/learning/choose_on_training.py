@@ -1,0 +1,104 @@
+"""Which score threshold, and how many epochs, for the Mask R-CNN of notebook 03? Asked of training patients alone.
+
+The test images of a split must have no say in its parameters. So a third of the training X-rays, by patient, is held out; the
+stage `mask_rcnn_xrays` learns from the rest with the profile's parameters and is scored on the third, by true IoU, over
+thresholds. What learns and finds are the notebook's own cells, run until they have found what is scored. The tables of images
+that these cells see lack the test images and, in V7, all images of their patients.
+
+    python benchmarks/learning/choose_on_training.py pilot --epochs 12 20
+    python benchmarks/learning/choose_on_training.py smoke --epochs 1 2 --set steps=1
+
+Takes a training of the stage per number of epochs, times its repeats; the lesson on lungs is learned once.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import pandas as pd  # noqa: E402
+
+from covidcxr import datasets, metrics, splits  # noqa: E402
+from covidcxr.study import Plan, Stage  # noqa: E402
+
+STAGE, X_RAYS = "mask_rcnn_xrays", "general_blockchain_cxr"
+HELD_OUT = 1 / 3
+THRESHOLDS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]  # what the notebook finds scores at least the first
+
+
+def training_only(parameters: dict):
+    """`datasets.open` whose tables lack the test images of the stage's split and their patients."""
+    cases = datasets.open(X_RAYS, parameters["data"]).cases()
+    split = splits.ramesh2021(cases, parameters["split"], seed=parameters["seed"])
+    train, tested = split.case[split.role == "train"], split.patient[split.role == "test"]
+    plain = datasets.open
+
+    def open_without(name: str, data):
+        dataset = plain(name, data)
+        table = dataset.cases()
+        kept = table[table.case.isin(train) if name == X_RAYS else ~table.patient.isin(tested)]
+        dataset.cases = kept.reset_index(drop=True).copy
+        return dataset
+
+    return open_without
+
+
+def hold_out(cases: pd.DataFrame, protocol: str, *, seed: int) -> pd.DataFrame:
+    """In the place of `splits.ramesh2021`, whatever the protocol: a third of the training X-rays, by patient, is tested."""
+    return splits.grouped(cases, HELD_OUT, seed=seed, stratify="covid").assign(ten=False)
+
+
+def found(stage: Stage, folder: Path, epochs: int) -> dict:
+    """What the notebook's cells have named once all its trainings have looked at the images held out."""
+    names = {**stage.parameters, "epochs": epochs, "stage_dir": str(folder)}
+    cells = json.loads(stage.notebook.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code" and not cell["metadata"].get("tags")]
+    opened = training_only(stage.parameters)
+    with mock.patch.object(datasets, "open", opened), mock.patch.object(splits, "ramesh2021", hold_out):
+        for cell in code:
+            exec("".join(cell["source"]), names)
+            if "finds" in names:
+                return names
+    raise SystemExit(f"{stage.notebook} names no finds.")
+
+
+def score(names: dict, thresholds: list[float]) -> tuple[pd.Series, str]:
+    """True IoU by threshold, the mean over the images with a lesion and over trainings, and how many of each there are."""
+    cases, patients = ([getattr(picture, key) for picture in names["test"]] for key in ("name", "patient"))
+    means = {}
+    for threshold in thresholds:
+        each = []
+        for finds in names["finds"]:
+            unions = [one.above(threshold).union() for one in finds]
+            each.append(metrics.score_masks(unions, names["truth"], cases, patients, STAGE))
+        means[threshold] = pd.concat(each).iou.mean()
+    lesions = each[0][each[0].lesion]
+    count = f"{len(lesions)} images with a lesion, of {lesions.patient.nunique()} patients; {len(each)} trainings each"
+    return pd.Series(means).rename_axis("threshold"), count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", help="profile whose parameters are taken, such as pilot")
+    parser.add_argument("--epochs", type=int, nargs="+", help="default: the profile's")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter of the stage")
+    options = parser.parse_args()
+    stage = Plan.load(options.profile, [f"{STAGE}.{text}" for text in options.set]).stage(STAGE)
+    columns = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for epochs in options.epochs or [stage.parameters["epochs"]]:
+            columns[epochs], count = score(found(stage, Path(folder) / STAGE, epochs), options.thresholds)
+    table = pd.DataFrame(columns).rename_axis(columns="epochs")
+    best = table.stack().idxmax()
+    print(f"\ntrue IoU on held-out training patients ({count})")
+    print(table.round(3).to_string())
+    print(f"best: threshold {best[0]:g} with {best[1]} epochs, {table.max(axis=None):.3f}")
+
+
+if __name__ == "__main__":
+    main()
