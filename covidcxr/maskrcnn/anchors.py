@@ -16,18 +16,16 @@ def cell_anchors(sizes, ratios, rounded=False):
     return (np.round(corners) if rounded else corners).astype("float32")
 
 
-def grid_anchors(cell, height, width, stride, offset=0.0):
+def grid_anchors(cell, height, width, stride):
     """The anchors `cell` (A, 4) at every cell of a map: float32 (height · width · A, 4), row by row, anchor changing fastest.
+
+    They are centred on the top left corner of a cell, as in torchvision and detectron2.
 
     Args:
         cell: anchors of one cell, centred on the origin.
         height, width: cells of the map.
         stride: pixels from one cell to the next.
-        offset: where in a cell its anchors are centred, in cells: 0 is its top left corner (torchvision and detectron2),
-            0.5 its middle.
     """
-    x = (np.arange(width) + offset) * stride
-    y = (np.arange(height) + offset) * stride
-    x, y = np.meshgrid(x, y)
+    x, y = np.meshgrid(np.arange(width) * stride, np.arange(height) * stride)
     shifts = np.stack([x, y, x, y], axis=-1)[:, :, None, :]
     return (shifts + cell).reshape(-1, 4).astype("float32")

@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt (He et al., 2016; Xie et al., 2017): the encoder of classifiers, U-Nets and Mask R-CNN.
+"""ResNet and ResNeXt (He et al., 2016; Xie et al., 2017): the encoder of classifiers and of Mask R-CNN.
 
     stem    7 x 7 convolution, stride 2, 64 channels, then 3 x 3 maximum, stride 2
     res2    stride  4
