@@ -6,7 +6,17 @@ import pytest
 from covidcxr.errors import InputError, ParameterError
 from covidcxr.maskrcnn.batches import batch, boxes_of_masks, check_batch
 from covidcxr.maskrcnn.presets import gaikwad2020, ramesh2021
-from covidcxr.maskrcnn.settings import Anchors, Pixels, ProposalTraining, Regions, Settings, WeightDecay
+from covidcxr.maskrcnn.settings import (
+    Anchors,
+    Detections,
+    Pixels,
+    Proposals,
+    ProposalTraining,
+    Regions,
+    RegionTraining,
+    Settings,
+    WeightDecay,
+)
 
 SETTINGS = Settings(foreground_classes=2, largest_instances=3)
 
@@ -108,6 +118,21 @@ def test_bad_batches_are_refused():
         check_batch(part, SETTINGS)
     with pytest.raises(InputError, match="Mask 1 of 2 is empty"):
         boxes_of_masks(np.stack([made["masks"][0, 0], made["masks"][0, 2]]))
+    with pytest.raises(InputError, match="must hold `images`; this one holds sizes, boxes, labels, valid, masks"):
+        check_batch({key: value for key, value in made.items() if key != "images"}, SETTINGS)
+    with pytest.raises(InputError, match="of the same images; there are 2, and 1 in `sizes`"):
+        check_batch(made | {"sizes": made["sizes"][:1]}, SETTINGS)
+
+
+@pytest.mark.parametrize("truth", [True, False])
+@pytest.mark.parametrize("size", [(65, 64), (40, 0), (40, 59.5), (np.nan, 60)])
+def test_sizes_that_no_image_has_are_refused(size, truth):
+    made = batch([picture(), picture()], [objects(), objects()], SETTINGS)
+    made = made if truth else {key: made[key] for key in ("images", "sizes")}
+    check_batch(made, SETTINGS)
+    with pytest.raises(InputError, match="image 1: `sizes` must hold .* from 1 x 1 to 64 x 64; they are") as caught:
+        check_batch(made | {"sizes": np.array([(40, 60), size], "float32")}, SETTINGS)
+    assert str(np.array(size, "float32").tolist()) in str(caught.value)
 
 
 # settings
@@ -126,9 +151,26 @@ def test_settings_survive_a_file():
     ({"weight_decay": WeightDecay(form="l2")}, "weight_decay.form must be 'sum' or 'mean'"),
     ({"regions": Regions(samples=0)}, "regions.samples must be at least 1; it is 0"),
     ({"largest_instances": 0}, "largest_instances must be at least 1"),
+    ({"pyramid_channels": 0}, "pyramid_channels must be at least 1"),
+    ({"rpn_channels": 0}, "rpn_channels must be at least 1"),
+    ({"box_units": 0}, "box_units must be at least 1"),
     ({"anchors": Anchors(sizes=((8.0,), (16.0,), (32.0, 40.0), (64.0,), (128.0,)))}, "as many anchor sizes"),
+    ({"anchors": Anchors(sizes=((8.0,), (16.0,), (0.0,), (64.0,), (128.0,)))}, "anchors.sizes must be numbers above 0"),
+    ({"anchors": Anchors(ratios=())}, r"anchors.ratios must be numbers above 0, at least one; they are \(\)"),
+    ({"anchors": Anchors(ratios=(1.0, -2.0))}, "anchors.ratios must be numbers above 0"),
+    ({"anchors": Anchors(delta_weights=(10.0, 10.0, 5.0))}, "anchors.delta_weights must be 4 numbers"),
+    ({"anchors": Anchors(delta_weights=(10.0, 10.0, 5.0, 0.0))}, "anchors.delta_weights must be numbers above 0"),
+    ({"pixels": Pixels(mean=(0.5,))}, "pixels.mean must be 3 numbers"),
+    ({"pixels": Pixels(std=(0.2, 0.0, 0.2))}, "pixels.std must be numbers above 0"),
+    ({"proposals": Proposals(nms_threshold=70)}, "proposals.nms_threshold must be between 0 and 1; it is 70"),
+    ({"detections": Detections(score_threshold=-0.1)}, "detections.score_threshold must be between 0 and 1"),
+    ({"region_training": RegionTraining(mask_threshold=128)}, "region_training.mask_threshold must be between 0 and 1"),
+    ({"region_training": RegionTraining(positive_fraction=25)}, "region_training.positive_fraction must be between 0 and 1"),
+    ({"proposal_training": ProposalTraining(0.3, 0.7)}, "negative_iou must not exceed positive_iou; they are 0.7 and 0.3"),
+    ({"proposal_training": ProposalTraining(positive_fraction=0)}, "proposal_training: of 256 samples a share of 0 is not one"),
+    ({"region_training": RegionTraining(samples=3)}, "region_training: of 3 samples a share of 0.25 is not one positive"),
 ])  # fmt: skip
-def test_words_and_sizes_that_mean_nothing_are_refused(change, message):
+def test_words_and_numbers_that_mean_nothing_are_refused(change, message):
     with pytest.raises(ParameterError, match=message):
         Settings(**change)
 

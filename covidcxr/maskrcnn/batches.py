@@ -1,7 +1,7 @@
 """Batches for Mask R-CNN: images and objects of any size and number, checked and padded to arrays of fixed shape (numpy)."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -84,18 +84,36 @@ def check_shape(shape: tuple[int, int], largest: tuple[int, int]) -> None:
 
 def check_batch(arrays: Mapping[str, np.ndarray], settings: Settings) -> None:
     """Raises InputError unless `arrays` are as `batch` makes them; of the truth, none may be there."""
-    truth = has_truth(arrays)
+    truth, count = has_truth(arrays), len(arrays["images"])
+    for key, array in arrays.items():
+        if len(array) != count:
+            raise InputError(f"All arrays of a batch must be of the same images; there are {count}, and {len(array)} in `{key}`.")
     for i, image in enumerate(arrays["images"]):
         check_image(image, f"image {i}")
+        height, width = image.shape[:2]
+        if "sizes" in arrays:
+            height, width = checked_size(arrays["sizes"][i], (height, width), f"image {i}")
         if truth:
             valid = np.asarray(arrays["valid"][i], bool)
-            height, width = (int(x) for x in arrays["sizes"][i]) if "sizes" in arrays else image.shape[:2]
             boxes, labels, masks = (np.asarray(arrays[key][i])[valid] for key in ("boxes", "labels", "masks"))
             check_objects(boxes, labels, masks[:, :height, :width], (height, width), settings, f"image {i}")
 
 
-def has_truth(keys: Container[str]) -> bool:
-    """Whether all of the truth is there; raises InputError where a part of it is."""
+def checked_size(size: np.ndarray, padded: tuple[int, int], name: str) -> tuple[int, int]:
+    """Height and width of an image that is padded to `padded`; raises InputError unless `size` are such."""
+    whole = np.isfinite(size).all() and not np.mod(size, 1).any()
+    if size.shape != (2,) or not whole or (size < 1).any() or (size > padded).any():
+        raise InputError(
+            f"{name}: `sizes` must hold its height and width in whole pixels, from 1 x 1 to {padded[0]} x {padded[1]}; they are "
+            f"{size.tolist()}."
+        )
+    return int(size[0]), int(size[1])
+
+
+def has_truth(keys: Collection[str]) -> bool:
+    """Whether a batch with these keys holds the truth; raises InputError where it holds a part of it, or no images."""
+    if "images" not in keys:
+        raise InputError(f"A batch must hold `images`; this one holds {', '.join(keys) or 'nothing'}. `batches.batch` makes one.")
     missing = [key for key in TRUTH if key not in keys]
     if 0 < len(missing) < len(TRUTH):
         raise InputError(

@@ -158,6 +158,7 @@ def gaikwad2020(
         ),
         detections=Detections(score_threshold=0.05, nms_threshold=0.5, most=100, smallest=0.0),
         weight_decay=WeightDecay(1e-4, "sum"),
+        largest_instances=100,  # [ours]: no limit there; of an image with more, `feeding.Feed` takes the largest
     )
 
 

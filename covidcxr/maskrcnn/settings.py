@@ -4,9 +4,11 @@ Defaults are torchvision's for its `maskrcnn_resnet50_fpn`, except where a remar
 """
 
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 from covidcxr.errors import ParameterError
+from covidcxr.maskrcnn.sampler import most_positives
 from covidcxr.models.resnet import ResNet
 
 
@@ -114,7 +116,7 @@ class Settings:
     """
 
     foreground_classes: int = 1
-    backbone: ResNet = ResNet(50, norm="frozen")
+    backbone: ResNet = ResNet(50, norm="frozen")  # torchvision: freezes stem and res2, too; without weights, nothing and "batch"
     neck: Literal["fpn", "c4", "dc5"] = "fpn"
     pyramid_channels: int = 256
     rpn_channels: int | None = None
@@ -155,22 +157,49 @@ class Settings:
         ):
             if value not in allowed:
                 raise ParameterError(f"{name} must be {' or '.join(map(repr, allowed))}; it is {value!r}.")
-        for name, count in (
-            ("foreground_classes", self.foreground_classes),
-            ("largest_instances", self.largest_instances),
-            ("proposals.before_nms", self.proposals.before_nms),
-            ("proposals.after_nms", self.proposals.after_nms),
-            ("proposal_training.samples", self.proposal_training.samples),
-            ("regions.box_size", self.regions.box_size),
-            ("regions.mask_size", self.regions.mask_size),
-            ("regions.samples", self.regions.samples),
-            ("region_training.samples", self.region_training.samples),
-            ("region_training.mask_samples", self.region_training.mask_samples),
-            ("detections.most", self.detections.most),
-            ("detections.candidates", self.detections.candidates),
-        ):
-            if count < 1:
+        for name in (
+            "foreground_classes", "largest_instances", "pyramid_channels", "rpn_channels", "box_units",
+            "proposals.before_nms", "proposals.after_nms", "proposal_training.samples",
+            "regions.box_size", "regions.mask_size", "regions.samples",
+            "region_training.samples", "region_training.mask_samples", "detections.most", "detections.candidates",
+        ):  # fmt: skip
+            count = attrgetter(name)(self)
+            if count is not None and count < 1:
                 raise ParameterError(f"{name} must be at least 1; it is {count}.")
+        for name in (
+            "proposals.nms_threshold",
+            "proposal_training.positive_iou", "proposal_training.negative_iou", "proposal_training.positive_fraction",
+            "region_training.positive_iou", "region_training.positive_fraction", "region_training.mask_threshold",
+            "detections.score_threshold", "detections.nms_threshold",
+        ):  # fmt: skip
+            share = attrgetter(name)(self)
+            if share is not None and not 0 <= share <= 1:
+                raise ParameterError(f"{name} must be between 0 and 1; it is {share}.")
+        low, high = self.proposal_training.negative_iou, self.proposal_training.positive_iou
+        if low > high:
+            raise ParameterError(f"proposal_training.negative_iou must not exceed positive_iou; they are {low} and {high}.")
+        sizes = [size for level in self.anchors.sizes for size in level]
+        for name, values, number in (
+            ("pixels.mean", self.pixels.mean, 3),
+            ("pixels.std", self.pixels.std, 3),
+            ("anchors.delta_weights", self.anchors.delta_weights, 4),
+        ):
+            if len(values) != number:
+                raise ParameterError(f"{name} must be {number} numbers; they are {values}.")
+        for name, values in (
+            ("pixels.std", self.pixels.std),
+            ("anchors.sizes", sizes),
+            ("anchors.ratios", self.anchors.ratios),
+            ("anchors.delta_weights", self.anchors.delta_weights),
+        ):
+            if not values or not all(value > 0 for value in values):
+                raise ParameterError(f"{name} must be numbers above 0, at least one; they are {values}.")
+        for name, training in (("proposal_training", self.proposal_training), ("region_training", self.region_training)):
+            if most_positives(training.samples, training.positive_fraction) < 1:
+                raise ParameterError(
+                    f"{name}: of {training.samples} samples a share of {training.positive_fraction} is not one positive, so that "
+                    "no box and no mask would ever be learned. Raise samples or positive_fraction."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries, for a file."""
