@@ -4,6 +4,7 @@ images ─ backbone ─ neck ─ maps ─┬─ rpn ─ proposals ─┐
                                  └─ ROIAlign ────────┴─ box head ─ detections ─ ROIAlign ─ mask head ─ masks
 """
 
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -47,12 +48,14 @@ class MaskRCNN(keras.Model):
         model.fit(batches)
         detections = model.predict(images)
 
-    On TensorFlow without a GPU pass `jit_compile=False` to `compile`: compiling takes longer there than it saves. Images of
-    another shape than before are compiled for anew: pad those of one collection to one shape.
+    On TensorFlow without a GPU pass `jit_compile=False` to `compile`: compiling takes longer there than it saves. Arrays of
+    another shape than before are compiled for anew: pad images of one collection to one shape, and their truth to one T.
 
     Args:
         settings: `settings.Settings`.
         seed: of the sampling of anchors and regions in training.
+        kwargs: of `keras.Model`. `dtype`, by default Keras' global policy, is that of the networks inside, also after the model
+            is read from a file; boxes and losses are float32.
     """
 
     def __init__(self, settings: Settings, seed: int = 0, **kwargs):
@@ -62,19 +65,20 @@ class MaskRCNN(keras.Model):
         self.settings, self.seed = settings, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-        self.backbone = s.backbone.network(last_stage=4 if s.neck == "c4" else 5, name="backbone")
         self.strides = (4, 8, 16, 32, 64) if s.neck == "fpn" else (16,)
         stages = [s.backbone.channels(stage) for stage in (2, 3, 4, 5)]
-        self.neck = fpn(stages, s.pyramid_channels) if s.neck == "fpn" else None
         channels = {"fpn": s.pyramid_channels, "c4": s.backbone.channels(4), "dc5": s.backbone.channels(5)}[s.neck]
-        self.rpn = heads.rpn_head(channels, len(s.anchors.sizes[0]) * len(s.anchors.ratios), s.rpn_channels)
-        if s.neck == "c4":
-            self.box_head, self.mask_head = heads.res5_heads(s.backbone.stage5(), s.regions.box_size, channels, foreground)
-        else:
-            self.box_head = heads.box_head(s.regions.box_size, channels, foreground, s.box_units)
-            self.mask_head = heads.mask_head(s.regions.mask_size, channels, foreground, s.pyramid_channels)
+        with policy_of_layers(self.dtype_policy):
+            self.backbone = s.backbone.network(last_stage=4 if s.neck == "c4" else 5, name="backbone")
+            self.neck = fpn(stages, s.pyramid_channels) if s.neck == "fpn" else None
+            self.rpn = heads.rpn_head(channels, len(s.anchors.sizes[0]) * len(s.anchors.ratios), s.rpn_channels)
+            if s.neck == "c4":
+                self.box_head, self.mask_head = heads.res5_heads(s.backbone.stage5(), s.regions.box_size, channels, foreground)
+            else:
+                self.box_head = heads.box_head(s.regions.box_size, channels, foreground, s.box_units)
+                self.mask_head = heads.mask_head(s.regions.mask_size, channels, foreground, s.pyramid_channels)
         self.trackers = [keras.metrics.Mean(name=name) for name in LOSSES]
-        self.compiled_shapes: dict[str, tuple[int, ...] | None] = {}
+        self.compiled_shapes: dict[str, dict[str, tuple[int, ...]] | None] = {}
         self.built = True
 
     def call(self, inputs, training=False):
@@ -163,12 +167,17 @@ class MaskRCNN(keras.Model):
     def read(self, inputs):
         """Images, their sizes float32 (N, 2), and the truth or None."""
         inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
+        truth = {key: inputs[key] for key in TRUTH} if has_truth(inputs) else None
         images = inputs["images"]
         height, width, _ = check_image_shape(images.shape[1:])
+        if truth is not None and truth["masks"].shape[1] is None:
+            raise InputError(
+                "All batches of a call must have the same number T of rows of truth, boxes (N, T, 4); these have several. Make "
+                "them with `batches.batch`, which gives each `largest_instances` of the settings."
+            )
         sizes = inputs.get("sizes")
         if sizes is None:
             sizes = ops.ones_like(images[:, :2, 0, 0]) * ops.convert_to_tensor([height, width], "float32")
-        truth = {key: inputs[key] for key in TRUTH} if has_truth(inputs) else None
         return images, ops.cast(sizes, "float32"), truth
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -219,19 +228,20 @@ class MaskRCNN(keras.Model):
         return super().predict_on_batch(x)
 
     def prepare(self, work, x):
-        """Checks arrays, and has Keras compile `work`, "train", "test" or "predict", anew for images of another shape.
+        """Checks arrays, and has Keras compile `work`, "train", "test" or "predict", anew for arrays of other shapes.
 
-        A function that Keras has compiled for one shape it would widen, on TensorFlow, to any; anchors need theirs known.
+        A function that Keras has compiled for one shape it would widen, on TensorFlow, to any; anchors and the targets of masks
+        need theirs known.
         """
-        shape = image_shape(x)
-        if shape is not None:
-            check_image_shape(shape)
-        images = {"images": x} if isinstance(x, np.ndarray) else x
-        if isinstance(images, dict) and all(isinstance(value, np.ndarray) for value in images.values()):
-            check_batch(images, self.settings)
-        if shape is None or shape != self.compiled_shapes.get(work):
+        arrays = {"images": x} if isinstance(x, np.ndarray) else x
+        if isinstance(arrays, dict) and all(isinstance(value, np.ndarray) for value in arrays.values()):
+            check_batch(arrays, self.settings)
+        shapes = shapes_of(x)
+        if shapes is not None:
+            check_image_shape(shapes["images"])
+        if shapes is None or shapes != self.compiled_shapes.get(work):
             setattr(self, f"{work}_function", None)
-            self.compiled_shapes[work] = shape
+            self.compiled_shapes[work] = shapes
 
     def get_config(self):
         return {**super().get_config(), "settings": self.settings.to_dict(), "seed": self.seed}
@@ -239,6 +249,17 @@ class MaskRCNN(keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "settings": Settings.from_dict(config["settings"])})
+
+
+@contextmanager
+def policy_of_layers(policy):
+    """Within it Keras makes layers under the dtype policy `policy`, unless they ask for another."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def check_image_shape(shape: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -252,11 +273,12 @@ def check_image_shape(shape: tuple[Any, ...]) -> tuple[Any, ...]:
     return shape
 
 
-def image_shape(x) -> tuple[int, ...] | None:
-    """Height, width and channels of the images that `fit` or `predict` are given; None where only reading would tell."""
+def shapes_of(x) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of the arrays that `fit` or `predict` are given, without the axis of images; None where only reading would tell."""
     x = getattr(x, "element_spec", x)  # of a tf.data.Dataset
     x = x[0] if isinstance(x, keras.utils.PyDataset) else x
     x = x[0] if isinstance(x, (tuple, list)) else x
-    images = x.get("images") if isinstance(x, dict) else x
-    shape = tuple(getattr(images, "shape", None) or ())
-    return shape[1:] if len(shape) == 4 and None not in shape[1:] else None
+    arrays = x if isinstance(x, dict) else {"images": x}
+    has_truth(arrays)
+    shapes = {name: tuple(getattr(array, "shape", None) or (None, None))[1:] for name, array in arrays.items()}
+    return shapes if all(None not in shape for shape in shapes.values()) else None
