@@ -85,7 +85,7 @@ def read(profile: str) -> list[dict[str, str]]:
 def headlines(rows: list[dict[str, str]]) -> str:
     """The README's table, in Markdown."""
     by_claim = {row["claim"]: row for row in rows}
-    lines = ["| | printed | here, on open images | knows nothing | how far it carries |", "|---|---|---|---|---|"]
+    lines = ["| | printed | here, on open images | trivial predictors | how far it carries |", "|---|---|---|---|---|"]
     for claim in claims_module.load().headlines:
         if row := by_claim.get(claim.id):
             paper, value, low, high = (_shown(row[key]) for key in ("paper", "here", "low", "high"))
