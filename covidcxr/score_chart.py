@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def draw(scores: Sequence[Score], names: Sequence[str], row_height: float) -> Fi
     for y, one in enumerate(scores):
         full = 100 if one.claim.unit == "AP points" else 1
         ax.scatter([score / full for score in one.trivial.values()], [y] * len(one.trivial), marker="|", s=120, color=GREY, zorder=1)
-        ax.plot(one.claim.value / full, y - 0.15, "s", markersize=5, color=blue)
+        ax.plot(cast(float, one.claim.value) / full, y - 0.15, "s", markersize=5, color=blue)
         if one.claim.interval:
             ax.plot(np.array(one.claim.interval) / full, [y - 0.15] * 2, color=blue)
         if one.interval:

@@ -178,7 +178,7 @@ class Settings:
         low, high = self.proposal_training.negative_iou, self.proposal_training.positive_iou
         if low > high:
             raise ParameterError(f"proposal_training.negative_iou must not exceed positive_iou; they are {low} and {high}.")
-        sizes = [size for level in self.anchors.sizes for size in level]
+        sizes = tuple(size for level in self.anchors.sizes for size in level)
         for name, values, number in (
             ("pixels.mean", self.pixels.mean, 3),
             ("pixels.std", self.pixels.std, 3),
