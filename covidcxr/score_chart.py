@@ -57,7 +57,8 @@ def draw(scores: Sequence[Score], names: Sequence[str], row_height: float) -> Fi
     blue, red = figures.COLOURS["blue"], figures.COLOURS["vermilion"]
     for y, one in enumerate(scores):
         full = 100 if one.claim.unit == "AP points" else 1
-        ax.scatter([score / full for score in one.trivial.values()], [y] * len(one.trivial), marker="|", s=120, color=GREY, zorder=1)
+        trivial = [score / full for score in one.trivial.values()]
+        ax.scatter(trivial, [y] * len(trivial), marker="|", s=120, color=GREY, zorder=1)
         ax.plot(cast(float, one.claim.value) / full, y - 0.15, "s", markersize=5, color=blue)
         if one.claim.interval:
             ax.plot(np.array(one.claim.interval) / full, [y - 0.15] * 2, color=blue)
