@@ -52,6 +52,22 @@ class Kill:
         assert not self.left, f"still there after {AT_MOST} s: {[words_of(process) for process in self.left]}"
         return self.seconds
 
+    def leads_to(self, word: str, why: str, recorded: bool) -> bool:
+        """Whether status says of the stage what this kill, with which the run ended, must lead to.
+
+        Args:
+            word, why: what status says, once nothing of the run is left.
+            recorded: whether the stage has a completion record, of this run or of an earlier one.
+        """
+        if self.target == "kernel":
+            return word == "failed" and "kernel died" in why.lower()
+        if word == "failed":  # what an earlier kill has left, until the stage begins
+            return self.state == "starting"
+        if recorded:  # it came to its end before it was stopped, or what it found earlier is out of date
+            return word in ("done", "will run")
+        begun = "an earlier run was interrupted"
+        return word == "will run" and (why == begun or self.state == "starting" and why == "it has not run yet")
+
     def __str__(self) -> str:
         return f"{self.target:6}  {self.stage:22}  {self.state:28}"
 

@@ -4,6 +4,7 @@ It takes half an hour and more on two cores, so that `make test` leaves it out. 
 killed (50); COVIDCXR_KILL_SEED repeats the draw of a campaign, though not what the clock made of it.
 """
 
+import datetime
 import itertools
 import os
 import random
@@ -75,6 +76,8 @@ def draw(request) -> random.Random:
 
 def test_a_study_that_is_killed_again_and_again_ends_in_the_same_numbers(study, reference, draw):
     tally = Tally()
+    kept: set[str] = set()  # stages that had a record when a kill was due
+    trusted: set[str] = set()  # those that status called done
     while len(tally.kills) < KILLS:
         engine = study.start("run")
         hunt = Hunt(study, engine, draw)
@@ -82,7 +85,9 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_numbers(study, 
         moment = draw.choice(MOMENTS)
         # The kills are spread evenly over the stages.
         due = len(tally.kills) * len(reference) // KILLS
-        kill = following = hunt.kill() if hunt.wait_for_progress(due) and hunt.wait_for(moment) else None
+        progress = hunt.wait_for_progress(due)
+        kept |= hunt.there.keys()
+        kill = following = hunt.kill() if progress and hunt.wait_for(moment) else None
         while following is not None:
             kill = following
             tally.kills.append((kill.target, moment, kill.state, kill.stage))
@@ -95,12 +100,18 @@ def test_a_study_that_is_killed_again_and_again_ends_in_the_same_numbers(study, 
             lost = draw.sample(sorted(study.done()), len(reference) // 3)
             print(f"it came to its end; removed: {', '.join(lost)}", flush=True)
             removed(study, *lost)
+            kept, trusted = set(), set()
             continue
         assert kill is not None and code == (-signal.SIGKILL if kill.target == "engine" else 1), engine.said()
         if draw.random() < 0.8:  # else the same command is given at once
             tally.longest = max(tally.longest, kill.wait_until_gone())
             study.wait_until_quiet()
-            study.look(reference)
+            states = study.look(reference)
+            if kill.stage != "none":
+                assert kill.leads_to(*states[kill.stage], kill.stage in study.done()), f"after {kill}: {states[kill.stage]}"
+            called_done = {stage for stage, (word, _) in states.items() if word == "done"}
+            assert kept <= study.done() | study.done(".partial") and trusted <= called_done, f"after {kill}: {states}"
+            trusted = called_done
     study.run()
     study.must_equal(reference)
     print(tally, flush=True)
@@ -201,10 +212,19 @@ def test_damaged_checkpoints_of_a_training_that_was_killed(study, reference, dra
 
 
 def test_damaged_records_of_a_finished_study(finished, reference, draw):
-    harmed = [f"lung_segmentation_500/{name}" for name in ("results.json", "params.yaml")]
-    for name in (*harmed, "diagnosis_crop20/run.json", ".partial/todo.json"):
+    harmed = [("lung_segmentation_500", "results.json"), ("lung_segmentation_500", "params.yaml")]
+    for stage, pattern in (
+        ("start_here", "tables/*.csv"), ("severity_roc", "figures/*"), ("lung_segmentation", "checkpoints/*.weights.h5"),
+    ):  # fmt: skip
+        file = draw.choice(sorted((finished.folder / stage).glob(pattern)))
+        harmed.append((stage, file.relative_to(finished.folder / stage).as_posix()))
+    for name in (*map("/".join, harmed), "diagnosis_crop20/run.json", ".partial/todo.json"):
         print(damage(finished.folder / name, draw))
-    finished.look(reference, damaged=("lung_segmentation_500", "diagnosis_crop20"))
+    states = finished.look(reference, damaged={stage for stage, _ in harmed} | {"diagnosis_crop20"})
+    for stage, file in harmed:
+        word, why = states[stage]
+        assert word == "will run" and "results changed or removed: " in why and file in why, f"{file} is damaged: {states[stage]}"
+    assert "lung_segmentation runs before it" in states["shortcuts"][1], states["shortcuts"]
     finished.run()
     finished.must_equal(reference)
 
@@ -272,8 +292,10 @@ def test_a_clock_that_jumps(home, finished, reference):
         clock = {"PYTHONPATH": f"{home / 'clock'}{os.pathsep}{home}", "CAMPAIGN_CLOCK": str(ahead)}
         finished.run(*stages, environment=clock)
         finished.must_equal(reference, *stages)
-        seconds = [finished.record(stage)["seconds"] for stage in stages]
-        assert all(0 < value < 3600 for value in seconds), f"stages took {seconds} s"
+        records = [finished.record(stage) for stage in stages]
+        assert all(0 < record["seconds"] < 3600 for record in records), f"stages took {[r['seconds'] for r in records]} s"
+        started = [datetime.datetime.fromisoformat(record["started"]).timestamp() for record in records]
+        assert all(abs(began - time.time()) > 9 * YEARS for began in started), "the clock has not jumped"
     finished.run()
     finished.must_equal(reference)
 
