@@ -7,12 +7,17 @@ number of examples; seeds are then drawn anew, and hypothesis prints what repeat
     COVIDCXR_FUZZ=50 python -m pytest -p no:xdist tests/test_fuzzed_*.py
 
 While a file is read, the memory of the process may grow by `MEMORY`, and no file of the folder `outside`, beside the one that is
-read, may be opened. A test file imports the fixtures `watched`, which does that, and `root_folder`.
+read, may be opened. A test file imports the fixtures `watched`, which does that, and `root_folder`. A reader that has not ended
+after `PATIENCE` fails.
 """
 
+import faulthandler
 import os
 import resource
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +29,7 @@ from test_datasets_labelme import picture
 from covidcxr.errors import CovidcxrError
 
 MEMORY = 3 << 30  # bytes
+PATIENCE = 60.0  # seconds for one file; most take milliseconds
 SIZE = (40, 60)  # of the pictures, as in the tests whose files are borrowed
 TIMES = int(os.environ.get("COVIDCXR_FUZZ", "1"))
 
@@ -83,11 +89,36 @@ def root_folder(tmp_path_factory) -> Path:
     return base / "data"
 
 
+class Alarm(BaseException):
+    """Time is up; none of the errors that a reader may catch."""
+
+
+def ring(number: int, frame: object) -> None:
+    raise Alarm
+
+
+@contextmanager
+def alarm() -> Iterator[None]:
+    """Fail when the block takes longer than PATIENCE. C code that hangs lets no alarm through: it ends the process of tests."""
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    except Alarm as rung:
+        raise AssertionError(f"reading has not ended after {PATIENCE:g} s") from rung
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def ends_well(read, *names: str):
     """The result, or None where there is an error that a user can understand, which names the file or one of `names`."""
     OPENED.clear()
     try:
-        result = read()
+        with alarm():
+            result = read()
     except CovidcxrError as error:
         text = str(error)
         assert any(name in text for name in names), f"{text!r} names none of {names}"
