@@ -4,8 +4,9 @@
 
 PYTHON is an interpreter with torch and torchvision, which the study does not need; without it our numbers stand alone. Both have
 ResNet-50 and FPN, random weights and the same work: inference of one image with 1000 proposals and 100 detections, whose masks
-are pasted into the whole image (torchvision can't do without, and for 100 masks it may take longer than the network); a step of
-gradient descent on two images of six objects, 1000 proposals, 200 regions, normalisation frozen, all stages trained.
+are pasted into the whole image (torchvision can't do without; at random weights it finds 100 objects and ours fewer, of which
+some are pasted again); a step of gradient descent on two images of six objects, 1000 proposals, 200 regions, normalisation
+frozen, all stages trained.
 
 torchvision runs with one thread and with as many as there are cores, of which its best counts. Ours shall take at most as long at
 inference and 1.5 times as long at training, and hold at most twice the memory. How all are measured is said in `contest`.
@@ -53,11 +54,19 @@ def settings(depth: int):
 
 
 def paste(found: dict, size: int) -> list:
-    """The masks of each image's objects in the whole image, float32 (D, size, size): what torchvision's network ends with."""
+    """The masks of each image's objects in the whole image, float32 (D, size, size): what torchvision's network ends with.
+
+    All D rows are pasted, those that hold no object with the masks and boxes of others.
+    """
+    import numpy as np
+
     from covidcxr.maskrcnn.masks import paste_masks
 
-    each = zip(found["masks"], found["boxes"], found["valid"], strict=True)
-    return [paste_masks(masks[valid], boxes[valid], size, size) for masks, boxes, valid in each]
+    whole = []
+    for masks, boxes, valid in zip(found["masks"], found["boxes"], found["valid"], strict=True):
+        rows = np.resize(np.flatnonzero(valid), len(valid))
+        whole.append(paste_masks(masks[rows], boxes[rows], size, size))
+    return whole
 
 
 def ours(task: str, size: int, depth: int, images: int):
