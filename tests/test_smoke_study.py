@@ -18,6 +18,7 @@ from covidcxr import claims, outcomes
 STUDY = yaml.safe_load((ROOT / "params" / "study.yaml").read_text())
 LEFT_OUT = yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text()).get("leave_out") or []
 STAGES = [name for name in STUDY["stages"] if name not in LEFT_OUT]
+MOST_MEMORY = 2000  # MB, of any stage at this size; a ResNet-101 that is trained comes near
 
 
 def command(outputs: Path, *words: str) -> subprocess.CompletedProcess:
@@ -49,6 +50,10 @@ def test_every_stage_is_done_and_a_second_run_does_nothing(outputs):
     lines = command(outputs, "status", "smoke").stdout.splitlines()
     assert {line.split()[0]: line.split()[1] for line in lines} == dict.fromkeys(STAGES, "done")
     assert "nothing to do" in command(outputs, "run", "smoke").stderr
+
+
+def test_a_stage_is_small(stage):
+    assert 100 < json.loads((stage / "run.json").read_text())["peak_memory_mb"] < MOST_MEMORY
 
 
 def test_a_stage_records_what_it_owes(stage):
