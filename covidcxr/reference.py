@@ -144,7 +144,7 @@ def _rounded(value: Any) -> str:
 
 def _provenance(stages: Mapping[str, Outcome]) -> dict[str, Any]:
     """By stage, what another person needs to run it again."""
-    keys = ("started", "seconds", "peak_memory_mb", "git", "versions", "hardware")
+    keys = ("started", "seconds", "peak_memory_mb", "git", "versions", "keras_backend", "hardware")
     made = {}
     for name, stage in stages.items():
         if stage.state.status == "done":

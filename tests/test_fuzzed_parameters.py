@@ -251,7 +251,7 @@ def test_what_the_status_reads(project):
         "stage": "first",
         "seconds": 3.5,
         "started": "2026-01-02",
-        "results": None,
+        "files": {"results.json": {"bytes": 2, "mtime_ns": 1, "sha256": "44136fa355b3678a"}},
         "upstream": {},
         "why": "",
         "how": "",
