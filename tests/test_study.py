@@ -629,6 +629,6 @@ def test_trainings_take_turns_on_a_gpu(monkeypatch):
     monkeypatch.setattr(engine, "gpus", lambda: [])
     assert engine._cores(training, []) == 1 and engine._cores(training, ["--executor", "slurm"]) == 2
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=10 * 2**30))
-    assert engine._trainings_at_once() == 3
+    assert engine._trainings_at_once() == 2
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**30))
     assert engine._trainings_at_once() == 1
