@@ -253,6 +253,25 @@ def read_record(record: Path, key: str, *files: Path) -> History | None:
     return history
 
 
+def made_from(weights: Path) -> Any:
+    """What the training behind finished weights was made from, as `fit_or_load` was told.
+
+    Args:
+        weights: a file `name.weights.h5` of a stage's checkpoints, with its record beside it.
+
+    Raises:
+        InputError: the record is missing or damaged.
+    """
+    record = weights.with_name(f"{weights.name.removesuffix('.weights.h5')}.json")
+    try:
+        return paths.parse_json(record.read_bytes())["made_from"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{weights} can't be used without the record of its training, {record.name}, which is missing or damaged. Take both "
+            "from the checkpoints of a finished stage."
+        ) from error
+
+
 def _digests(files: Sequence[Path]) -> dict[str, str | None]:
     return {file.name: file_digest(file) for file in files}
 

@@ -1,4 +1,4 @@
-"""What notebook 03 does with its splits and with earlier stages that do not fit: its cells, run
+"""What notebook 03 does with its splits, with weights of an earlier run and with earlier stages that do not fit: its cells, run
 on the smallest phantom with networks that learn next to nothing."""
 
 import json
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,6 +14,7 @@ pytest.importorskip("keras")
 
 from covidcxr import datasets, paths, splits  # noqa: E402
 from covidcxr.errors import InputError  # noqa: E402
+from covidcxr.maskrcnn import inference  # noqa: E402
 from covidcxr.study import Plan  # noqa: E402
 
 STAGE, X_RAYS = "mask_rcnn_xrays", "general_blockchain_cxr"
@@ -80,6 +82,16 @@ def test_who_teaches_lungs_is_no_test_patient_and_they_are_no_more_than_wanted(e
         assert {picture.patient for picture in test}.isdisjoint(picture.patient for picture in taught[most])
     of_v7 = {picture.name for picture in taught[500]} - set(earlier["table"].case)
     assert of_v7 and 0 < len(taught[6]) <= 6 < len(taught[500])
+
+
+def test_weights_of_an_earlier_run_are_where_another_begins(earlier, tmp_path):
+    file = earlier["stage"].folder / "checkpoints" / f"xrays_{earlier['seed']}.weights.h5"
+    names = run(tmp_path / STAGE, "found", start=str(file))
+    of_file, of_earlier = (inference.find(model, names["test"], names["shape"]) for model in (names["model"], earlier["model"]))
+    assert sum(len(one.boxes) for one in of_earlier)
+    for one, other in zip(of_file, of_earlier, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 
 def test_a_lesson_on_lungs_is_not_taken_from_a_stage_that_had_none(earlier):

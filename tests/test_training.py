@@ -151,6 +151,15 @@ def test_weights_that_are_not_those_of_the_record_are_made_anew(tmp_path, capsys
     assert set(Feed.served) == set(range(EPOCHS)) and same(trained, again) and losses(same_history) == losses(history)
 
 
+def test_weights_tell_what_they_were_made_from_as_long_as_their_record_is_there(tmp_path):
+    train(tmp_path, made_from={"from": "here"})
+    assert training.made_from(tmp_path / "net.weights.h5") == {"from": "here"}
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "net.json").write_text(content)
+        with pytest.raises(InputError, match=r"net.weights.h5 can't be used without the record of its training, net.json"):
+            training.made_from(tmp_path / "net.weights.h5")
+
+
 def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(tmp_path):
     net = model()
     net.compile(keras.optimizers.SGD(1e30), loss="mse", jit_compile=False)
