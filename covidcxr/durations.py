@@ -29,7 +29,7 @@ def forecast(plan: Plan, stages: Iterable[Stage]) -> str:
     width = max((len(stage.name) for stage in stages), default=0)
     for stage in stages:
         word = plan.state(stage).word
-        if plan.state(stage).stale and plan.missing_data(stage):
+        if plan.state(stage).stale and not stage.phantom_size and plan.missing_data(stage):  # a phantom can always be made
             word = "no data"
         seconds, basis = _expected(plan, stage, found[stage.name])
         if plan.state(stage).stale and word != "no data":

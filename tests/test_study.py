@@ -92,6 +92,14 @@ def test_a_dry_run_says_what_would_run_and_how_long_it_may_take(small_study):
     assert re.search(r"first +will run +CPU +2 min  estimated", run(small_study, "--dry-run").stdout)  # other parameters
 
 
+def test_a_dry_run_makes_no_phantom(small_study, monkeypatch):
+    monkeypatch.setenv("COVIDCXR_CACHE", str(small_study.root / "cache"))
+    (small_study.root / "params" / "smoke.yaml").write_text("data: phantom:smoke\n")
+    small_study.write("params/study.yaml", "stages: {alone: {notebook: alone, datasets: [v7_cxr]}}")
+    assert re.search(r"alone +will run", run(small_study, "--dry-run").stdout)
+    assert not (small_study.root / "cache" / "phantom").exists()
+
+
 def test_an_estimate_is_a_number_of_minutes_of_a_stage(small_study):
     for minutes, message in (("{frist: 2}", "Did you mean 'first'?"), ("{first: soon}", "number of minutes, found 'soon'")):
         (small_study.root / "params" / "smoke.yaml").write_text(f"data: ''\nminutes: {minutes}\n")
