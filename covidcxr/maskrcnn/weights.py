@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covidcxr.errors import InputError, did_you_mean
+from covidcxr.errors import InputError
 from covidcxr.maskrcnn.settings import Pixels, Settings
 from covidcxr.models import published
 from covidcxr.models import weights as resnets
@@ -185,9 +185,7 @@ def settings_for(name: str, settings: Settings) -> Settings:
     Raises:
         InputError: the name is not there.
     """
-    entry = published.table().get(name)
-    if entry is None:
-        raise InputError(f"params/weights.yaml has no {name!r}.{did_you_mean(name, published.table())}")
+    entry = published.entry_of(name)
     return replace(settings, backbone=replace(settings.backbone, **entry.design), pixels=Pixels(**entry.pixels))
 
 

@@ -96,6 +96,13 @@ def table() -> dict[str, Published]:
     return _read(paths.params_dir() / "weights.yaml")
 
 
+def entry_of(name: str) -> Published:
+    """The file of that name; raises InputError where there is none."""
+    if name not in table():
+        raise InputError(f"params/weights.yaml has no {name!r}.{did_you_mean(name, table())} It has {', '.join(table())}.")
+    return table()[name]
+
+
 def fetch(name: str, sha256: str | None = None, mirror: str | None = None, report=print) -> Path:
     """A published file on this machine: the one that is there already, or a download. Its hash is checked either way.
 
@@ -112,9 +119,7 @@ def fetch(name: str, sha256: str | None = None, mirror: str | None = None, repor
         DataMissing: there is no connection, or it broke off; the message says which file to get from where, and where to put it.
         InputError: the name is unknown, the file has another hash, or no hash is published and none is given.
     """
-    if name not in table():
-        raise InputError(f"params/weights.yaml has no {name!r}.{did_you_mean(name, table())} It has {', '.join(table())}.")
-    entry = table()[name]
+    entry = entry_of(name)
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise InputError(f"sha256 must be 64 hexadecimal digits; it is {sha256!r}.")
     expected = sha256 or entry.hash
