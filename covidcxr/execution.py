@@ -31,8 +31,9 @@ import yaml
 
 from covidcxr import claims, fingerprint, outcomes, paths
 from covidcxr.errors import CovidcxrError, DataMissing
+from covidcxr.result_files import damage_of, files_of_results
 from covidcxr.results import BY_HAND, PARTIAL, data_kind, read_record, run_command
-from covidcxr.study import Plan, Stage, damage_of, files_of_results, keras_backend
+from covidcxr.study import Plan, Stage
 
 NOTEBOOK = "notebook.ipynb"
 KERNEL_LOG = "kernel.log"  # what the kernel and the libraries in it say besides the notebook
@@ -120,7 +121,7 @@ def _execute(plan: Plan, stage: Stage, partial: Path, folder: Path) -> dict[str,
         "parameters": {**stage.parameters, "stage_dir": str(folder)}, "seed": stage.parameters.get("seed"),
         "overrides": plan.overrides_of(stage), "data": data_kind(stage.data),
         "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
-        "git": _git_state(), "versions": _versions(), "keras_backend": keras_backend(), "hardware": _hardware(),
+        "git": _git_state(), "versions": _versions(), "keras_backend": fingerprint.keras_backend(), "hardware": _hardware(),
         "fingerprint": plan.fingerprint(stage), "upstream": plan.upstream(stage), "datasets": [],
     }
     blocking = [name for name in stage.needs if read_record(plan.folder / name).get("status") != "done"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +38,22 @@ def use_style() -> None:
         "legend.frameon": False,
         "lines.linewidth": 1.8,
     })
+
+
+def encode(figure: Figure, suffix: Literal["svg", "png"], salt: str, **metadata: str) -> bytes:
+    """A figure as the content of a file. The same figure gives the same bytes: without the date, and without random ids.
+
+    Args:
+        salt: what the ids of an SVG are derived from; those of two figures on one page differ where their salts do.
+        metadata: what the file says about itself, such as `Title`.
+    """
+    import matplotlib
+
+    content = io.BytesIO()
+    about: dict[str, str | None] = {**metadata, "Date": None} if suffix == "svg" else {**metadata}
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(content, format=suffix, metadata=about, dpi=130, bbox_inches="tight")
+    return content.getvalue()
 
 
 def show_grid(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from covidcxr import paths
 from covidcxr.errors import ParameterError
 from covidcxr.parameters import TAG, read_notebook
 
@@ -35,6 +37,21 @@ def file_digest(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
+
+
+def keras_backend() -> str:
+    """The backend that Keras takes: what `KERAS_BACKEND` says, else Keras' own file of settings, else TensorFlow.
+
+    To ask Keras itself is to import it with its backend, which takes seconds.
+    """
+    home = os.path.expanduser("~")
+    folder = os.environ.get("KERAS_HOME") or os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+    try:
+        settings = paths.parse_json((Path(os.path.expanduser(folder)) / "keras.json").read_bytes())
+    except (OSError, ValueError):  # there is none, or Keras can't read it either
+        settings = None
+    chosen = settings.get("backend") if isinstance(settings, dict) else None
+    return os.environ.get("KERAS_BACKEND") or str(chosen or "tensorflow")
 
 
 def code_parts(notebook: Path, extra_modules: Iterable[str] = ()) -> dict[str, str]:

@@ -115,12 +115,9 @@ def _draw(rows: list[dict[str, str]]) -> None:
         )
         for claim in known.headlines if (row := by_claim.get(claim.id))
     ]  # fmt: skip
-    with plt.rc_context({"svg.hashsalt": "covidcxr"}):
-        figure = score_chart.draw(scores, [f"{one.claim.paper}\n{one.claim.headline}" for one in scores], 0.5)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    figure = score_chart.draw(scores, [f"{one.claim.paper}\n{one.claim.headline}" for one in scores], 0.5)
+    paths.write_atomically(folder() / "headlines.svg", figures.encode(figure, "svg", "covidcxr"))
     plt.close(figure)
-    paths.write_atomically(folder() / "headlines.svg", picture.getvalue())
 
 
 def _row(one: Assessment, stages: Mapping[str, Outcome]) -> dict[str, Any] | None:

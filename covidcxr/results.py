@@ -11,7 +11,6 @@ dies leaves the record of what it had reached, and `finish()` marks the record a
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -256,22 +255,17 @@ class Stage:
             alt: what the picture shows, for readers who don't see it.
             reproduces: id of the papers' figure that this one regenerates, as in `params/claims.yaml`.
         """
-        import matplotlib
+        from covidcxr import figures
 
         if not alt.strip() or not caption.strip():
             raise InputError(f"Figure {name}: caption and alt text must both say something.")
         if reproduces is not None:
             claims.load().claim(reproduces)
-        suffix = {"chart": "svg", "image": "png"}[kind]
+        suffix: Literal["svg", "png"] = "svg" if kind == "chart" else "png"
         file = f"figures/{_name(name)}.{suffix}"
         about = f"{alt} Stage {self.name}, data {self.data}, seed {self.seed}."
-        metadata: dict[str, str | None] = {"Title": caption, "Description": about}
-        if kind == "chart":
-            metadata["Date"] = None  # so that the same figure is the same file
-        picture = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(picture, format=suffix, metadata=metadata, dpi=130, bbox_inches="tight")
-        paths.write_atomically(self.folder / file, picture.getvalue())
+        content = figures.encode(figure, suffix, name, Title=caption, Description=about)
+        paths.write_atomically(self.folder / file, content)
         self._put("figures", "name", {
             "name": name, "file": file, "caption": caption, "alt": alt, "kind": kind, "reproduces": reproduces,
         })

@@ -12,7 +12,6 @@ runs and clusters.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from covidcxr import claims, fingerprint, paths
+from covidcxr import claims, fingerprint, paths, result_files
 from covidcxr.arithmetic import is_number
 from covidcxr.errors import DataMissing, InputError, ParameterError
 from covidcxr.parameters import Parameter, check_names, read_parameters
@@ -35,9 +34,6 @@ PROFILE_KEYS = {"title", "description", "data", "common", "stages", "leave_out",
 RUNNER_PARAMETERS = {"stage_dir"}  # set by the runner, no part of a stage's identity
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 ENDED = ("done", "no-data", "blocked")
-# In a stage's folder, but none of its results. Who opens the executed notebook in JupyterLab may well save it.
-NOT_RESULTS = {"run.json", "attempt.txt", "kernel.log", "notebook.ipynb"}
-NAMED_FILES = 3  # of those that have changed
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ class Plan:
             "data": self._data_fingerprint(stage),
             "files": {str(path.relative_to(paths.project_root())): fingerprint.file_digest(path) for path in stage.files},
             "claims": sorted(stage.claims),
-            "backend": keras_backend() if stage.gpu else None,  # other stages have no networks
+            "backend": fingerprint.keras_backend() if stage.gpu else None,  # other stages have no networks
         }
 
     def upstream(self, stage: Stage) -> dict[str, str | None]:
@@ -210,7 +206,7 @@ class Plan:
             return self._unfinished(stage)
         upstream = _part(record, "upstream")
         reasons = _differences(_part(record, "fingerprint"), self.fingerprint(stage))
-        if record["status"] == "done" and (damage := damage_of(self.folder / stage.name, record)):
+        if record["status"] == "done" and (damage := result_files.damage_of(self.folder / stage.name, record)):
             reasons.append(damage)
         for name in stage.before:
             if self.state(self.stage(name)).stale:
@@ -270,52 +266,6 @@ class Plan:
                     self._manifests[key] = None
             found[name] = self._manifests[key]
         return found
-
-
-def files_of_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """`bytes`, `mtime_ns` and `sha256` of every file that belongs to a stage's results, by its path within the stage's folder.
-
-    Hidden files, such as those that a killed attempt was about to write, do not.
-    """
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and name.as_posix() not in NOT_RESULTS and not any(part.startswith(".") for part in name.parts):
-            stat, digest = path.stat(), fingerprint.file_digest(path)
-            found[name.as_posix()] = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}
-    return found
-
-
-def damage_of(folder: Path, record: dict[str, Any]) -> str:
-    """Which files of a stage's folder are no longer those that its completion record names, in words; empty when all are."""
-    files = _part(record, "files")
-    if not files:
-        return "its record does not name its files"
-    changed = [name for name, then in files.items() if not _is_still(folder / name, then)]
-    more = f" and {len(changed) - NAMED_FILES} more" if len(changed) > NAMED_FILES else ""
-    return f"results changed or removed: {', '.join(changed[:NAMED_FILES])}{more}" if changed else ""
-
-
-def _is_still(path: Path, then: Any) -> bool:
-    """Whether a file is the one of an entry of `files_of_results`. It is read only where its time is another: weights are large,
-    but a file that was touched or copied holds the same."""
-    try:
-        if not isinstance(then, dict) or not path.is_file() or path.stat().st_size != then.get("bytes"):
-            return False
-        return path.stat().st_mtime_ns == then.get("mtime_ns") or fingerprint.file_digest(path) == then.get("sha256")
-    except (OSError, ValueError):  # it can't be read, or a damaged record names what can't be a file
-        return False
-
-
-def keras_backend() -> str:
-    """The backend that Keras takes: what `KERAS_BACKEND` says, else Keras' own file of settings, else TensorFlow.
-
-    To ask Keras itself is to import it with its backend, which takes seconds.
-    """
-    home = os.path.expanduser("~")
-    folder = os.environ.get("KERAS_HOME") or os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
-    settings = read_record(Path(os.path.expanduser(folder)), "keras.json")
-    return os.environ.get("KERAS_BACKEND") or str(settings.get("backend") or "tensorflow")
 
 
 def available_profiles() -> list[str]:

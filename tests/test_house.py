@@ -11,7 +11,8 @@ from conftest import ROOT
 
 NAME = "covidcxr"
 MACHINERY = {f"{NAME}.{name}" for name in (
-    "__main__", "study", "engine", "execution", "durations", "results", "outcomes", "report", "reference", "score_chart",
+    "__main__", "study", "engine", "execution", "durations", "result_files", "results", "outcomes", "report", "reference",
+    "score_chart",
 )}  # fmt: skip
 NETWORKS = tuple(f"{NAME}.{name}" for name in ("models", "maskrcnn", "decomposition", "training", "gradcam"))
 WITHOUT_DOCSTRING = {

@@ -18,7 +18,7 @@ import yaml
 from conftest import PARAMETERS, ROOT
 
 from covidcxr import engine, execution, fingerprint
-from covidcxr.study import damage_of, keras_backend
+from covidcxr.result_files import damage_of
 
 ALL_DONE = {"first": "done", "second": "done", "alone": "done"}
 
@@ -230,7 +230,7 @@ def test_the_backend_is_the_one_that_keras_takes(tmp_path, monkeypatch, settings
     monkeypatch.setenv("KERAS_BACKEND", chosen)
     if settings is not None:
         (tmp_path / "keras.json").write_text(settings)
-    assert keras_backend() == backend
+    assert fingerprint.keras_backend() == backend
 
 
 def test_values_reach_the_notebook_as_they_were_given(small_study):
