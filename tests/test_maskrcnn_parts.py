@@ -187,6 +187,39 @@ def test_roi_align_equals_peers_that_adapt_their_samples(aligned, samples):
     assert len(gap) and gap.max() <= peer.tolerance(SPEC, key)
 
 
+class Pooled(keras.Model):
+    """ROIAlign of maps that are learned, at precision `dtype`."""
+
+    def __init__(self, maps, dtype):
+        super().__init__()
+        self.maps = [self.add_weight(shape=level.shape, name=f"map{k}") for k, level in enumerate(maps)]
+        self.precision = dtype
+        self.set_weights(maps)
+
+    def call(self, boxes):
+        maps = [ops.cast(level, self.precision) for level in self.maps]
+        return ops.cast(roi_align_of_tensors(maps, [4, 8], boxes, 5), "float32")
+
+
+@pytest.mark.parametrize(("dtype", "accuracy"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_the_gradient_of_roi_align_is_its_transpose(dtype, accuracy):
+    """Pooling P is linear: of the loss <P maps, weights> the gradient g has <g, others> = <P others, weights> for all maps."""
+    rng = np.random.default_rng(3)
+    boxes = np.stack([random_boxes(6, seed, side=300) for seed in (1, 2)])  # of both levels, some reach beyond the maps
+    maps = [rng.normal(size=(2, side, side, 3)).astype("float32") for side in (64, 32)]
+    model = Pooled(maps, dtype)
+    weights = rng.normal(size=(2, 6, 5, 5, 3)).astype("float32")
+    model.compile(keras.optimizers.SGD(1.0), loss=lambda weights, pooled: ops.sum(weights * pooled))
+    model.train_on_batch(boxes, weights)
+    gradient = [before - after for before, after in zip(maps, model.get_weights(), strict=True)]
+    assert all(np.abs(level).max() > 0.1 for level in gradient)
+    others = [level + rng.normal(scale=level.std(), size=level.shape).astype("float32") for level in gradient]
+    expected = np.sum(number(roi_align(others, [4, 8], boxes, 5)) * weights, dtype="float64")
+    found = sum(np.sum(g * other, dtype="float64") for g, other in zip(gradient, others, strict=True))
+    scale = np.sqrt(sum(np.sum(g**2) for g in gradient) * sum(np.sum(other**2) for other in others))
+    assert abs(found - expected) < accuracy * scale
+
+
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_roi_align_of_a_ramp_is_the_ramp(samples):
     row, column = np.mgrid[:16, :24].astype("float32")

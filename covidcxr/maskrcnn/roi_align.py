@@ -74,15 +74,37 @@ def sample_regions(table, first, height, width, boxes, size, samples, aligned):
     """
     rows = _interpolate(boxes[..., 1], boxes[..., 3], height, size, samples, aligned)
     columns = _interpolate(boxes[..., 0], boxes[..., 2], width, size, samples, aligned)
-    values = 0.0
-    # One term per sample and corner, each as large as the result: all samples at once, averaged afterwards, would take samples²
-    # times the memory, and their mean most of the time.
-    for row, row_weight in rows:
-        for column, column_weight in columns:
-            cell = (first[..., None] + row * width[..., None])[..., :, None] + column[..., None, :]
-            weight = row_weight[..., :, None] * column_weight[..., None, :]
-            values = values + ops.cast(ops.take(table, cell, axis=0), "float32") * weight[..., None]
-    return ops.cast(values, table.dtype) if backend.is_float_dtype(table.dtype) else values
+
+    def corners(row):
+        """Cells and weights (N, R, P, P) that a pair of `rows` makes with each pair of `columns`."""
+        row, row_weight = row
+        start = (first[..., None] + row * width[..., None])[..., :, None]
+        return [(start + column[..., None, :], row_weight[..., :, None] * weight[..., None, :]) for column, weight in columns]
+
+    # The gradient is written by hand for its memory: of one gather per corner, TensorFlow would keep the values that each sends
+    # back, together 4 samples² times the result, and copy them once more to add them up.
+    @ops.custom_gradient
+    def average(table):
+        values = 0.0
+        # One term per sample and corner, each as large as the result: all samples at once, averaged afterwards, would take
+        # samples² times the memory, and their mean most of the time.
+        for row in rows:
+            for cell, weight in corners(row):
+                values = values + ops.cast(ops.take(table, cell, axis=0), "float32") * weight[..., None]
+
+        def gradient(*arguments, upstream=None):
+            # Keras hands the gradient of the values on by position on TensorFlow and JAX, by name on PyTorch.
+            upstream = ops.cast(arguments[0] if upstream is None else upstream, "float32")
+            channels, total = table.shape[-1], 0.0
+            for row in rows:
+                cells, weights = (ops.stack(parts) for parts in zip(*corners(row), strict=True))
+                sent = ops.reshape(upstream * weights[..., None], (-1, channels))
+                total = total + ops.segment_sum(sent, ops.reshape(cells, (-1,)), ops.shape(table)[0])
+            return ops.cast(total, table.dtype)
+
+        return ops.cast(values, table.dtype) if backend.is_float_dtype(table.dtype) else values, gradient
+
+    return average(table)
 
 
 def _interpolate(low, high, cells, bins, samples, aligned):
