@@ -43,6 +43,7 @@ GROUPS = (
     ("From the authors' released files, not from the paper", ("released",), False),
 )
 """Heading, kinds of claims, whether open at first."""
+OTHER_BACKENDS = ("jax", "torch")  # of Keras, than the one it takes when nothing is said
 SYMBOLS = {
     "match": "✓", "differs": "≠", "not comparable": "◇", "figure only": "▣", "paper inconsistent": "!", "no data": "∅",
     "phantom": "◌", "not run": "…",
@@ -106,14 +107,16 @@ def view(profile_dir: Path, known: Claims, study: Mapping[str, Any], stages: Map
         "problems": problems, "stages": list(stages.values()), "papers": papers, "results": results,
         "cards": _data_cards(done), "models": _model_cards(done), "provenance": _provenance(done),
         "failed": [s for s in stages.values() if s.failure],
-        "command": lambda name: run_command(profile_dir.name, name, _overrides(stages[name])), "wide": claims_module.WIDE,
+        "command": lambda name: _command(profile_dir.name, stages[name]), "wide": claims_module.WIDE,
     }
 
 
-def _overrides(stage: Outcome) -> list[str]:
-    """The `--set` texts behind a stage's results."""
-    given = stage.run.get("overrides")
-    return given if isinstance(given, list) and all(isinstance(text, str) for text in given) else []
+def _command(profile: str, stage: Outcome) -> str:
+    """The command that runs a stage again, with the `--set` texts and the Keras backend of its record."""
+    given, backend = stage.run.get("overrides"), stage.run.get("keras_backend")
+    overrides = given if isinstance(given, list) and all(isinstance(text, str) for text in given) else []
+    chosen = f"KERAS_BACKEND={backend} " if backend in OTHER_BACKENDS else ""
+    return chosen + run_command(profile, stage.name, overrides)
 
 
 def _headline(row: Assessment) -> dict[str, Any]:

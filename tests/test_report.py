@@ -194,7 +194,7 @@ def test_the_command_sets_what_was_set(tmp_path):
     synthetic_profile.finish(folder, overrides=["start_here.data=my 'own' <data>"], keras_backend="jax")
     text = Page(report.render(folder.parent)).text
     command = results.run_command("pilot", "start_here", ["start_here.data=my 'own' <data>"])
-    assert text.count(command) > 1 and "Keras on jax" in text
+    assert text.count(f"KERAS_BACKEND=jax {command}") == text.count(command) > 1 and "Keras on jax" in text
     for damaged in (3, "x", [1], {"a": 1}):
         synthetic_profile.finish(folder, overrides=damaged)
         text = Page(report.render(folder.parent)).text
