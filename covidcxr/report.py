@@ -1,6 +1,7 @@
 """The page: `outputs/<profile>/report.html`, every claim of the papers beside what was obtained here.
 
-One self-contained file: figures are embedded, nothing is loaded from elsewhere, there is no script. Every text that comes from a
+One self-contained file: figures are embedded (PNG as WebP, a fifth of the size; the file itself is a click away), nothing is
+loaded from elsewhere, there is no script. Every text that comes from a
 notebook or a results file is escaped; pictures stand in <img> elements, where an SVG can neither run scripts nor load anything.
 
     report.build(Path("outputs/demo"))    # -> outputs/demo/report.html
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import csv
 import datetime
+import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 FILE = "report.html"
 TABLE_ROWS, TABLE_COLUMNS, CELL_CHARACTERS = 20, 16, 200
-PICTURE_BYTES, PAGE_PICTURE_BYTES = 3 * 2**20, 10 * 2**20  # base64 adds a third: the page stays below 15 MB
+PICTURE_BYTES, PAGE_PICTURE_BYTES = 3 * 2**20, 10 * 2**20  # as embedded; base64 adds a third: the page stays below 15 MB
+PICTURE_FILE_BYTES, PICTURE_SIDE = 32 * 2**20, 8000  # of a file; larger ones are not opened. A side is in pixels
+WEBP_QUALITY = 80  # thin coloured outlines on grey stay sharp; the PNGs of a study together shrink to a fifth
 WIDE_PICTURE = 1.9  # pictures wider than this many heights take the page's whole width
-PICTURES = {".png": ("image/png", (b"\x89PNG\r\n\x1a\n",)), ".svg": ("image/svg+xml", (b"<?xml", b"<svg"))}
+MIME = {".png": "image/webp", ".svg": "image/svg+xml"}  # of what is embedded for such a file
 GROUPS = (
     ("Scores", ("performance", "margin", "statement"), True),
     ("Data sets and splits", ("count",), False),
@@ -241,24 +245,42 @@ class Pictures:
             "width": 0, "height": 0, "wide": False,
         }
         label = f"{stage.name}/{figure['file']}"
-        kind, beginnings = PICTURES.get(path.suffix.lower(), ("", ()))
-        if not kind:
+        kind = path.suffix.lower()
+        if kind not in (".png", ".svg"):
             self.problems.append(f"{label}: only PNG and SVG pictures can be shown.")
             return shown | {"link": ""}
         try:
-            if path.stat().st_size > PICTURE_BYTES or self.used + path.stat().st_size > PAGE_PICTURE_BYTES:
+            if path.stat().st_size > PICTURE_FILE_BYTES:
                 return shown
             content = path.read_bytes()
         except OSError as error:
             self.problems.append(f"{label} can't be read: {error.strerror or error}.")
             return shown | {"link": ""}
-        if not content.lstrip().startswith(beginnings):
-            self.problems.append(f"{label} is no {path.suffix[1:].upper()} picture, or is damaged.")
-            return shown | {"link": ""}
-        self.used += len(content)
         width, height = size(content)
+        if max(width, height) > PICTURE_SIDE:
+            return shown
+        source = content if kind == ".svg" else as_webp(content)
+        if source is None or (kind == ".svg" and not content.lstrip().startswith((b"<?xml", b"<svg"))):
+            self.problems.append(f"{label} is no {kind[1:].upper()} picture, or is damaged.")
+            return shown | {"link": ""}
+        if len(source) > PICTURE_BYTES or self.used + len(source) > PAGE_PICTURE_BYTES:
+            return shown
+        self.used += len(source)
         shown |= {"width": width, "height": height, "wide": width > WIDE_PICTURE * height > 0}
-        return shown | {"source": f"data:{kind};base64,{base64.b64encode(content).decode()}"}
+        return shown | {"source": f"data:{MIME[kind]};base64,{base64.b64encode(source).decode()}"}
+
+
+def as_webp(png: bytes) -> bytes | None:
+    """A PNG as a WebP; None where it is no PNG or a damaged one."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            picture.convert("RGB").save(content, "WEBP", quality=WEBP_QUALITY)
+    except (OSError, SyntaxError, ValueError):  # Pillow calls a broken chunk a SyntaxError
+        return None
+    return content.getvalue()
 
 
 def size(content: bytes) -> tuple[int, int]:

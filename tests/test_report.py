@@ -2,14 +2,17 @@
 
 import base64
 import copy
+import io
 import json
 import random
 import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import synthetic_profile
+from PIL import Image
 
 from covidcxr import claims, outcomes, report, results
 from covidcxr.errors import InputError
@@ -375,17 +378,52 @@ def test_sections_of_the_wrong_type_and_results_of_another_stage_are_named(tmp_p
     assert "it is of stage 'label_generation'" in problems_of(folder)[0]
 
 
+def png(width, height, seed=0):
+    """A PNG of noise, which can hardly be compressed."""
+    content = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), "uint8")
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
 def test_pictures_that_are_none_or_too_large_are_named_or_linked(tmp_path, monkeypatch):
     folder = tmp_path / "pilot" / "start_here"
     (folder / "figures").mkdir(parents=True)
-    for name, content in (("a.png", b"GIF89a"), ("b.exe", b"MZ"), ("c.png", b"\x89PNG\r\n\x1a\n" + bytes(5000))):
+    chunk = b"\x00\x00\x00\x0dIHDR"
+    files = {
+        "a.png": b"GIF89a", "b.exe": b"MZ", "c.png": png(90, 90), "d.png": png(40, 30)[:500], "e.svg": b"<html>",
+        "f.png": b"\x89PNG\r\n\x1a\n" + chunk + (10**6).to_bytes(4, "big") * 2,  # says that it has a million pixels a side
+        "g.png": png(4, 3), "h.svg": b"<svg viewBox='0 0 1 1'/>", "i.svg": b"<svg>" + bytes(4000),
+    }  # fmt: skip
+    for name, content in files.items():
         (folder / "figures" / name).write_bytes(content)
-    add_results(folder, figures=[{"name": name[0], "file": f"figures/{name}"} for name in ("a.png", "b.exe", "c.png")])
+    add_results(folder, figures=[{"name": name[0], "file": f"figures/{name}"} for name in files])
     monkeypatch.setattr(report, "PICTURE_BYTES", 4000)
     page = Page(report.render(folder.parent))
-    assert not page.all("img")
-    assert "a.png is no PNG picture" in page.text and "b.exe: only PNG and SVG" in page.text
-    assert "start_here/figures/c.png" in [a["href"] for a in page.all("a")] and "Too large" in page.text
+    embedded = [image["src"].partition(";")[0] for image in page.all("img")]
+    assert embedded == ["data:image/webp", "data:image/svg+xml"]
+    for name in ("a.png is no PNG picture", "b.exe: only PNG and SVG", "d.png is no PNG picture", "e.svg is no SVG picture"):
+        assert name in page.text
+    linked = {a["href"] for a in page.all("a") if "figures" in a["href"]}
+    assert {f"start_here/figures/{name}" for name in ("c.png", "f.png", "i.svg")} <= linked
+    assert page.text.count("Left out") == 3
+
+
+def test_every_picture_stands_in_the_page_as_long_as_there_is_room(tmp_path, monkeypatch):
+    folder = tmp_path / "pilot" / "start_here"
+    (folder / "figures").mkdir(parents=True)
+    for k in range(4):
+        (folder / "figures" / f"noise{k}.png").write_bytes(png(120, 80, k))
+    add_results(folder, figures=[{"name": f"noise{k}", "file": f"figures/noise{k}.png"} for k in range(4)])
+    whole = Page(report.render(folder.parent)).all("img")
+    pictures = [base64.b64decode(image["src"].partition(",")[2]) for image in whole]
+    assert len(pictures) == 4
+    for k, picture in enumerate(pictures):
+        shown = np.asarray(Image.open(io.BytesIO(picture)).convert("L"), float)
+        kept = np.asarray(Image.open(folder / "figures" / f"noise{k}.png").convert("L"), float)
+        assert shown.shape == kept.shape and np.corrcoef(shown.ravel(), kept.ravel())[0, 1] > 0.9
+    monkeypatch.setattr(report, "PAGE_PICTURE_BYTES", sum(map(len, pictures[:2])))
+    assert len(Page(report.render(folder.parent)).all("img")) == 2
 
 
 def test_long_tables_are_cut_and_counted(tmp_path):
