@@ -39,6 +39,7 @@ PICTURE_FILE_BYTES, PICTURE_SIDE = 32 * 2**20, 8000  # of a file; larger ones ar
 WEBP_QUALITY = 80  # thin coloured outlines on grey stay sharp; the PNGs of a study together shrink to a fifth
 WIDE_PICTURE = 1.9  # pictures wider than this many heights take the page's whole width
 MIME = {".png": "image/webp", ".svg": "image/svg+xml"}  # of what is embedded for such a file
+LONG_NUMBER = re.compile(r"-?[0-9]*\.[0-9]*(e[-+]?[0-9]{1,3})?")
 GROUPS = (
     ("Scores", ("performance", "margin", "statement"), True),
     ("Data sets and splits", ("count",), False),
@@ -217,8 +218,8 @@ def _table(stage: Outcome, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(text: str) -> str:
-    """A table cell: long numbers to four digits, long texts cut."""
-    if len(text) > 7 and text.isascii() and "." in text and text.lstrip("-").replace(".", "", 1).isdigit():
+    """A table cell: long numbers rounded, long texts cut."""
+    if len(text) > 7 and LONG_NUMBER.fullmatch(text):
         return claims_module.number(float(text))
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 

@@ -437,6 +437,15 @@ def test_long_tables_are_cut_and_counted(tmp_path):
     assert len([1 for tag, _ in page.elements if tag == "td"]) > report.TABLE_ROWS * report.TABLE_COLUMNS
 
 
+def test_long_numbers_in_tables_are_rounded_and_other_texts_are_not(tmp_path):
+    folder = tmp_path / "pilot" / "start_here"
+    (folder / "tables").mkdir(parents=True)
+    (folder / "tables" / "t.csv").write_text("a,b,c,d\n7.913941613776468e-06,-0.123456789,1.2.3.4.5.6,20200401.e")
+    add_results(folder, tables=[{"name": "t", "file": "tables/t.csv", "caption": "Numbers."}])
+    text = Page(report.render(folder.parent)).text
+    assert all(shown in text for shown in ("7.9e\N{MINUS SIGN}06", "\N{MINUS SIGN}0.1235", "1.2.3.4.5.6", "20200401.e"))
+
+
 def test_a_claim_of_another_stage_is_named_and_its_figure_not_lost(tmp_path):
     folder = tmp_path / "pilot" / "start_here"
     (folder / "figures").mkdir(parents=True)
