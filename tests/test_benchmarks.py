@@ -125,19 +125,23 @@ def test_parameters_are_chosen_without_the_test_images_and_their_patients(phanto
     assert (held_out.groupby("patient").role.nunique() == 1).all() and not held_out.ten.any()
 
 
-def test_a_threshold_is_scored_by_the_mean_over_lesions_and_trainings():
+def test_thresholds_are_scored_by_the_mean_over_lesions_and_trainings():
     truth = np.zeros((4, 4), bool)
     truth[0] = True
 
     def found(score: float, rows: int):
-        """An object of so many rows, the first one right, that is seen up to a score."""
-        return SimpleNamespace(above=lambda threshold: SimpleNamespace(
-            union=lambda: (np.arange(4) < rows * (score >= threshold))[:, None].repeat(4, axis=1)))  # fmt: skip
+        """An object of so many rows, the first one right, that is seen up to a score; each row is less probable by 0.2."""
+        probability = (0.8 - 0.2 * np.arange(4)) * (np.arange(4) < rows)
+
+        def above(threshold):
+            return SimpleNamespace(union=lambda mask: (probability * (score >= threshold) >= mask)[:, None].repeat(4, axis=1))
+
+        return SimpleNamespace(above=above)
 
     names = {
         "test": [SimpleNamespace(name=name, patient="p") for name in "ab"], "truth": [truth, np.zeros_like(truth)],
         "finds": [[found(0.9, 1), found(0.9, 2)], [found(0.4, 2), found(0.9, 2)]],
     }  # fmt: skip
-    means, count = learning("choose_on_training").score(names, [0.1, 0.5])
-    assert means.to_dict() == {0.1: 0.75, 0.5: 0.5}
+    means, count = learning("choose_on_training").score(names, [(0.1, 0.5), (0.5, 0.5), (0.1, 0.7)])
+    assert means.to_dict() == {(0.1, 0.5): 0.75, (0.5, 0.5): 0.5, (0.1, 0.7): 1.0}
     assert count == "1 images with a lesion, of 1 patients; 2 trainings each"

@@ -11,6 +11,7 @@ from conftest import ROOT
 from covidcxr import __main__ as command_line
 from covidcxr import claims, outcomes, reference
 from covidcxr.errors import InputError
+from covidcxr.parameters import read_parameters
 from covidcxr.study import Plan
 
 PAGE = f"# Title\n\n{reference.START}\n| old |\n{reference.END}\n\nThe rest.\n"
@@ -109,11 +110,13 @@ def test_claims_name_what_the_papers_are_quoted_with_and_how_far_it_carries():
 
 @pytest.mark.parametrize("profile", ["demo", "pilot"])
 def test_kept_scores_were_made_with_the_parameters_of_today(profile):
-    """All that a stage knew then; a parameter that has come since has a default that changes nothing."""
+    """All that a stage knew then, and none that has come since has another value than its default, which changes nothing."""
     plan = Plan.load(profile)
     for name, made in json.loads((ROOT / "outputs" / "reference" / f"{profile}.json").read_text()).items():
         then, now = made["parameters"], plan.stage(name).parameters
         others = {key: (then[key], now[key]) for key in then.keys() & now.keys() if then[key] != now[key]}
+        defaults = read_parameters(plan.stage(name).notebook)
+        others |= {key: ("unknown", now[key]) for key in now.keys() - then.keys() if now[key] != defaults[key].default}
         assert not others.keys() - {"compare_with"}, f"{name}: {others}; run it again, then report {profile} --reference"
     stages = {row["stage"] for row in reference.read(profile)}
     owing = {claims.owners(claims.load(), outcomes.read_study())[claim.id] for claim in claims.load().headlines}

@@ -1,9 +1,9 @@
-"""Which score threshold, and how many epochs, for the Mask R-CNN of notebook 03? Asked of training patients alone.
+"""Which thresholds, and how many epochs, for the Mask R-CNN of notebook 03? Asked of training patients alone.
 
 The test images of a split must have no say in its parameters. So a third of the training X-rays, by patient, is held out; the
 stage `mask_rcnn_xrays` learns from the rest with the profile's parameters and is scored on the third, by true IoU, over
-thresholds. What learns and finds are the notebook's own cells, run until they have found what is scored. The tables of images
-that these cells see lack the test images and, in V7, all images of their patients.
+thresholds of score and mask. What learns and finds are the notebook's own cells, run until they have found what is scored. The
+tables of images that these cells see lack the test images and, in V7, all images of their patients.
 
     python benchmarks/learning/choose_on_training.py pilot --epochs 12 20
     python benchmarks/learning/choose_on_training.py smoke --epochs 1 2 --set steps=1
@@ -12,6 +12,7 @@ Takes a training of the stage per number of epochs, times its repeats; the lesso
 """
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
@@ -28,6 +29,7 @@ from covidcxr.study import Plan, Stage  # noqa: E402
 STAGE, X_RAYS = "mask_rcnn_xrays", "general_blockchain_cxr"
 HELD_OUT = 1 / 3
 THRESHOLDS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]  # what the notebook finds scores at least the first
+MASK_THRESHOLDS = [0.3, 0.4, 0.5]
 
 
 def training_only(parameters: dict):
@@ -66,19 +68,19 @@ def found(stage: Stage, folder: Path, epochs: int) -> dict:
     raise SystemExit(f"{stage.notebook} names no finds.")
 
 
-def score(names: dict, thresholds: list[float]) -> tuple[pd.Series, str]:
-    """True IoU by threshold, the mean over the images with a lesion and over trainings, and how many of each there are."""
+def score(names: dict, thresholds: list[tuple[float, float]]) -> tuple[pd.Series, str]:
+    """True IoU by thresholds of score and mask, the mean over the images with a lesion and over trainings; how many of each."""
     cases, patients = ([getattr(picture, key) for picture in names["test"]] for key in ("name", "patient"))
     means = {}
-    for threshold in thresholds:
+    for threshold, mask_threshold in thresholds:
         each = []
         for finds in names["finds"]:
-            unions = [one.above(threshold).union() for one in finds]
+            unions = [one.above(threshold).union(mask_threshold) for one in finds]
             each.append(metrics.score_masks(unions, names["truth"], cases, patients, STAGE))
-        means[threshold] = pd.concat(each).iou.mean()
+        means[threshold, mask_threshold] = pd.concat(each).iou.mean()
     lesions = each[0][each[0].lesion]
     count = f"{len(lesions)} images with a lesion, of {lesions.patient.nunique()} patients; {len(each)} trainings each"
-    return pd.Series(means).rename_axis("threshold"), count
+    return pd.Series(means).rename_axis(["threshold", "mask"]), count
 
 
 def main() -> None:
@@ -86,18 +88,19 @@ def main() -> None:
     parser.add_argument("profile", help="profile whose parameters are taken, such as pilot")
     parser.add_argument("--epochs", type=int, nargs="+", help="default: the profile's")
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
+    parser.add_argument("--mask-thresholds", type=float, nargs="+", default=MASK_THRESHOLDS)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter of the stage")
     options = parser.parse_args()
     stage = Plan.load(options.profile, [f"{STAGE}.{text}" for text in options.set]).stage(STAGE)
-    columns = {}
+    columns, thresholds = {}, list(itertools.product(options.thresholds, options.mask_thresholds))
     with tempfile.TemporaryDirectory() as folder:
         for epochs in options.epochs or [stage.parameters["epochs"]]:
-            columns[epochs], count = score(found(stage, Path(folder) / STAGE, epochs), options.thresholds)
+            columns[epochs], count = score(found(stage, Path(folder) / STAGE, epochs), thresholds)
     table = pd.DataFrame(columns).rename_axis(columns="epochs")
-    best = table.stack().idxmax()
+    *best, epochs = table.stack().idxmax()
     print(f"\ntrue IoU on held-out training patients ({count})")
     print(table.round(3).to_string())
-    print(f"best: threshold {best[0]:g} with {best[1]} epochs, {table.max(axis=None):.3f}")
+    print(f"best: thresholds {best[0]:g} and {best[1]:g} with {epochs} epochs, {table.max(axis=None):.3f}")
 
 
 if __name__ == "__main__":
