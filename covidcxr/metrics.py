@@ -321,6 +321,28 @@ def bootstrap_mean(
     return float(finite.mean()), low, high
 
 
+def group_difference(
+    values: Sequence[float] | np.ndarray, group: Sequence[bool] | np.ndarray, clusters: Sequence[object] | np.ndarray,
+    *, seed: int,
+) -> tuple[float, float, float]:
+    """Mean of the values in the group minus the mean of the others, and its cluster bootstrap interval: (difference, low, high).
+
+    NaN values are left out, and so are resamples that hold none of the group, or none of the others.
+    """
+    every = np.asarray(values, dtype=float)
+    kept = np.isfinite(every)
+    finite, inside, labels = every[kept], np.asarray(group, dtype=bool)[kept], np.asarray(clusters, dtype=str)[kept]
+    if inside.all() or not inside.any():
+        raise InputError(f"{inside.sum()} of {inside.size} finite values are in the group: there are no two means to compare.")
+
+    def difference(rows: np.ndarray) -> float:
+        first, second = finite[rows][inside[rows]], finite[rows][~inside[rows]]
+        return float(first.mean() - second.mean()) if first.size and second.size else np.nan
+
+    low, high = cluster_bootstrap(difference, labels, seed=seed)
+    return difference(np.arange(finite.size)), low, high
+
+
 def bootstrap_share(
     right: Sequence[bool] | np.ndarray, clusters: Sequence[object] | np.ndarray, *, seed: int
 ) -> tuple[float, float, float]:

@@ -1,8 +1,8 @@
 """The page: `outputs/<profile>/report.html`, every claim of the papers beside what was obtained here.
 
-One self-contained file: figures are embedded (PNG as WebP, a fifth of the size; the file itself is a click away), nothing is
-loaded from elsewhere, there is no script. Every text that comes from a
-notebook or a results file is escaped; pictures stand in <img> elements, where an SVG can neither run scripts nor load anything.
+One self-contained file: figures are embedded (PNG as WebP, a fifth of the size), nothing is loaded from elsewhere, there is no
+script. Every text that comes from a notebook or a results file is escaped; pictures stand in <img> elements, where an SVG can
+neither run scripts nor load anything.
 
     report.build(Path("outputs/demo"))    # -> outputs/demo/report.html
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FILE = "report.html"
 TABLE_ROWS, TABLE_COLUMNS, CELL_CHARACTERS = 20, 16, 200
 PICTURE_BYTES, PAGE_PICTURE_BYTES = 3 * 2**20, 10 * 2**20  # as embedded; base64 adds a third: the page stays below 15 MB
-PICTURE_FILE_BYTES, PICTURE_SIDE = 32 * 2**20, 8000  # of a file; larger ones are not opened. A side is in pixels
+PICTURE_FILE_BYTES, PICTURE_SIDE = 32 * 2**20, 8000  # of a file, and of a PNG in pixels; larger ones are not opened
 WEBP_QUALITY = 80  # thin coloured outlines on grey stay sharp; the PNGs of a study together shrink to a fifth
 WIDE_PICTURE = 1.9  # pictures wider than this many heights take the page's whole width
 MIME = {".png": "image/webp", ".svg": "image/svg+xml"}  # of what is embedded for such a file
@@ -243,7 +243,7 @@ class Pictures:
             "caption": figure.get("caption") or figure["name"], "source": "",
             "alt": figure.get("alt") or f"Figure {figure['name']} of stage {stage.name}; no description was recorded.",
             "link": f"{quote(stage.name)}/{quote(figure['file'])}", "data": stage.state.data,
-            "width": 0, "height": 0, "wide": False,
+            "format": path.suffix[1:].upper(), "width": 0, "height": 0, "wide": False,
         }
         label = f"{stage.name}/{figure['file']}"
         kind = path.suffix.lower()
@@ -257,29 +257,31 @@ class Pictures:
         except OSError as error:
             self.problems.append(f"{label} can't be read: {error.strerror or error}.")
             return shown | {"link": ""}
-        width, height = size(content)
-        if max(width, height) > PICTURE_SIDE:
-            return shown
         source = content if kind == ".svg" else as_webp(content)
         if source is None or (kind == ".svg" and not content.lstrip().startswith((b"<?xml", b"<svg"))):
-            self.problems.append(f"{label} is no {kind[1:].upper()} picture, or is damaged.")
+            large = f", has a side of more than {PICTURE_SIDE} pixels" if kind == ".png" else ""
+            self.problems.append(f"{label} is no {kind[1:].upper()} picture{large}, or is damaged.")
             return shown | {"link": ""}
         if len(source) > PICTURE_BYTES or self.used + len(source) > PAGE_PICTURE_BYTES:
             return shown
         self.used += len(source)
+        width, height = size(content)
         shown |= {"width": width, "height": height, "wide": width > WIDE_PICTURE * height > 0}
         return shown | {"source": f"data:{MIME[kind]};base64,{base64.b64encode(source).decode()}"}
 
 
 def as_webp(png: bytes) -> bytes | None:
-    """A PNG as a WebP; None where it is no PNG or a damaged one."""
+    """A PNG as a WebP; None where it is none, is damaged, or is so large that to open it would fill the memory."""
     from PIL import Image
 
     content = io.BytesIO()
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-            picture.convert("RGB").save(content, "WEBP", quality=WEBP_QUALITY)
-    except (OSError, SyntaxError, ValueError):  # Pillow calls a broken chunk a SyntaxError
+            if max(picture.size) > PICTURE_SIDE:
+                return None
+            mode = "RGBA" if picture.has_transparency_data else "RGB"
+            picture.convert(mode).save(content, "WEBP", quality=WEBP_QUALITY)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow calls a broken chunk a SyntaxError
         return None
     return content.getvalue()
 

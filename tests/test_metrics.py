@@ -220,3 +220,18 @@ def test_a_share_of_all_or_none_keeps_an_interval_over_clusters():
     assert metrics.bootstrap_share(right, clusters, seed=0) == metrics.bootstrap_mean(right, clusters, seed=0)
     one = metrics.bootstrap_share(right, np.zeros(30), seed=0)
     assert one[0] == right.mean() and np.isnan(one[1:]).all()
+
+
+def test_the_difference_of_two_groups_is_that_of_their_means():
+    rng = np.random.default_rng(5)
+    clusters, group = np.repeat(np.arange(20), 2), np.repeat(np.arange(20) < 8, 2)
+    values = np.where(group, 3.0, 1.0) + 0.1 * rng.normal(size=40)
+    values[[0, 39]] = np.nan
+    difference, low, high = metrics.group_difference(values, group, clusters, seed=1)
+    assert difference == pytest.approx(np.nanmean(values[group]) - np.nanmean(values[~group]))
+    assert low < difference < high and high - low < 0.2
+    assert metrics.group_difference(values, ~group, clusters, seed=1) == pytest.approx((-difference, -high, -low))
+    # Two groups of one cluster each: every resample that holds both gives the same.
+    assert metrics.group_difference([1.0, 5.0], [True, False], ["a", "b"], seed=0) == (-4.0, -4.0, -4.0)
+    with pytest.raises(InputError, match="0 of 38 finite values are in the group"):
+        metrics.group_difference(values, np.zeros(40, bool), clusters, seed=1)

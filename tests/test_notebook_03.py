@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("keras")
 
-from covidcxr import datasets, paths, splits  # noqa: E402
+from covidcxr import datasets, paths, results, splits  # noqa: E402
 from covidcxr.errors import InputError  # noqa: E402
 from covidcxr.maskrcnn import inference  # noqa: E402
 from covidcxr.study import Plan  # noqa: E402
@@ -54,7 +54,8 @@ def test_patients_stay_on_one_side_and_the_papers_numbers_are_then_not_comparabl
     assert written["finished"]
     numbers = {entry["name"]: entry for entry in written["numbers"]}
     assert numbers["leaking_test_images"]["value"] == 0 and numbers["leaking_test_images"]["n"] == (table.role == "test").sum()
-    assert {"iou_others", "ahead_others"} <= numbers.keys() and not {"iou_leaking", "ahead_leaking"} & numbers.keys()
+    assert {"iou_others", "lead_others"} <= numbers.keys()
+    assert not {"iou_leaking", "lead_leaking", "lead_leaking_minus_others"} & numbers.keys()
     (claim,) = [entry for entry in written["claims"] if entry["id"] == "ramesh2021.iou.mask_rcnn.xrays_only"]
     assert not claim["comparable"] and "split patient_grouped for printed" in claim["why"]
     scores = pd.read_csv(folder / "scores.csv", dtype={"case": str})
@@ -86,18 +87,22 @@ def test_who_teaches_lungs_is_no_test_patient_and_they_are_no_more_than_wanted(e
     assert of_v7 and 0 < len(taught[6]) <= 6 < len(taught[500])
 
 
-def test_leaking_images_and_the_others_are_scored_apart(earlier):
+def test_leaking_images_and_the_others_are_scored_apart(earlier, tmp_path):
     """Whichever leak: the two groups are all images with a lesion, and their means are those of the table of all."""
     (cell,) = [source for source in CODE if 'for group in ("leaking", "others")' in source]
     with_lesion = earlier["both"].dropna()
     leaking = with_lesion.iloc[: max(1, len(with_lesion) // 3)]
-    names = {**earlier, "leak": replace(earlier["leak"], affected=tuple(leaking.case))}
-    exec(cell, names)
-    table = names["leaking"].set_index("images")
+    stage = results.open_stage(STAGE, str(tmp_path / STAGE), data=earlier["data"], seed=earlier["seed"])
+    exec(cell, {**earlier, "stage": stage, "leak": replace(earlier["leak"], affected=tuple(leaking.case))})
+    table = pd.read_csv(stage.folder / "tables" / "leaking.csv", index_col="images")
     assert table.n.to_dict() == {"leaking": len(leaking), "others": len(with_lesion) - len(leaking)}
     assert np.isclose(table.whole_lung["leaking"], leaking["whole lung"].mean())
-    for column, mean in (("iou", earlier["model_row"].iou), ("whole_lung", earlier["lung"].iou), ("ahead", earlier["ahead"])):
+    for column, mean in (("iou", earlier["model_row"].iou), ("whole_lung", earlier["lung"].iou), ("lead", earlier["ahead"])):
         assert np.isclose(np.average(table[column], weights=table.n), mean)
+    numbers = {entry["name"]: entry for entry in json.loads((stage.folder / "results.json").read_text())["numbers"]}
+    difference = numbers["lead_leaking_minus_others"]
+    assert np.isclose(difference["value"], table.lead["leaking"] - table.lead["others"])
+    assert difference["ci"][0] <= difference["value"] <= difference["ci"][1]
 
 
 def test_weights_of_an_earlier_run_are_where_another_begins(earlier, tmp_path):

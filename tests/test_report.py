@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shutil
+import zlib
 from html.parser import HTMLParser
 
 import numpy as np
@@ -389,10 +390,15 @@ def png(width, height, seed=0):
 def test_pictures_that_are_none_or_too_large_are_named_or_linked(tmp_path, monkeypatch):
     folder = tmp_path / "pilot" / "start_here"
     (folder / "figures").mkdir(parents=True)
-    chunk = b"\x00\x00\x00\x0dIHDR"
+
+    def chunk(side):
+        content = b"IHDR" + side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+        return (13).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
+
     files = {
         "a.png": b"GIF89a", "b.exe": b"MZ", "c.png": png(90, 90), "d.png": png(40, 30)[:500], "e.svg": b"<html>",
-        "f.png": b"\x89PNG\r\n\x1a\n" + chunk + (10**6).to_bytes(4, "big") * 2,  # says that it has a million pixels a side
+        # The first says that it has a million pixels a side, the second says so later. They must not be opened.
+        "f.png": b"\x89PNG\r\n\x1a\n" + chunk(10**6), "j.png": png(4, 3)[:8] + chunk(4) + chunk(10**6), "k.png": png(9000, 1),
         "g.png": png(4, 3), "h.svg": b"<svg viewBox='0 0 1 1'/>", "i.svg": b"<svg>" + bytes(4000),
     }  # fmt: skip
     for name, content in files.items():
@@ -402,11 +408,12 @@ def test_pictures_that_are_none_or_too_large_are_named_or_linked(tmp_path, monke
     page = Page(report.render(folder.parent))
     embedded = [image["src"].partition(";")[0] for image in page.all("img")]
     assert embedded == ["data:image/webp", "data:image/svg+xml"]
-    for name in ("a.png is no PNG picture", "b.exe: only PNG and SVG", "d.png is no PNG picture", "e.svg is no SVG picture"):
-        assert name in page.text
-    linked = {a["href"] for a in page.all("a") if "figures" in a["href"]}
-    assert {f"start_here/figures/{name}" for name in ("c.png", "f.png", "i.svg")} <= linked
-    assert page.text.count("Left out") == 3
+    assert "b.exe: only PNG and SVG" in page.text and "e.svg is no SVG picture, or is damaged." in page.text
+    for name in ("a.png", "d.png", "f.png", "j.png", "k.png"):
+        assert f"{name} is no PNG picture, has a side of more than 8000 pixels, or is damaged." in page.text
+    linked = {a["href"] for a in page.all("a") if "/figures/" in a["href"]}
+    assert linked == {f"start_here/figures/{name}" for name in ("c.png", "g.png", "h.svg", "i.svg")}
+    assert page.text.count("Left out") == 2
 
 
 def test_every_picture_stands_in_the_page_as_long_as_there_is_room(tmp_path, monkeypatch):
@@ -422,6 +429,10 @@ def test_every_picture_stands_in_the_page_as_long_as_there_is_room(tmp_path, mon
         shown = np.asarray(Image.open(io.BytesIO(picture)).convert("L"), float)
         kept = np.asarray(Image.open(folder / "figures" / f"noise{k}.png").convert("L"), float)
         assert shown.shape == kept.shape and np.corrcoef(shown.ravel(), kept.ravel())[0, 1] > 0.9
+    clear = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
+    clear.save(folder / "figures" / "clear.png")
+    kept = Image.open(io.BytesIO(report.as_webp((folder / "figures" / "clear.png").read_bytes())))
+    assert np.asarray(kept.convert("RGBA"))[..., 3].max() == 0, "what was transparent has turned black"
     monkeypatch.setattr(report, "PAGE_PICTURE_BYTES", sum(map(len, pictures[:2])))
     assert len(Page(report.render(folder.parent)).all("img")) == 2
 

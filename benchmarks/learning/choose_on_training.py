@@ -29,7 +29,7 @@ from covidcxr.study import Plan, Stage  # noqa: E402
 STAGE, X_RAYS = "mask_rcnn_xrays", "general_blockchain_cxr"
 HELD_OUT = 1 / 3
 THRESHOLDS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]  # what the notebook finds scores at least the first
-MASK_THRESHOLDS = [0.3, 0.4, 0.5]
+MASK_THRESHOLDS = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
 def training_only(parameters: dict):

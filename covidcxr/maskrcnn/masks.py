@@ -30,8 +30,8 @@ def paste_masks(masks, boxes, height, width):
     """Masks of detections laid into the picture: float32 (D, height, width), 0 outside their boxes.
 
     A pixel takes the bilinear interpolation at its centre, in continuous coordinates (detectron2's `paste_masks_in_image`);
-    the mask falls to 0 over half a cell at its border, so that at the threshold of 0.5 it never leaves the box. For many or
-    large pictures paste and threshold one by one: this is D · height · width numbers.
+    the mask falls to 0 over a cell around its border, so that at the threshold of 0.5 it never leaves the box, and at a lower
+    one by less than half a cell. For many or large pictures paste and threshold one by one: this is D · height · width numbers.
 
     Args:
         masks: (D, m, m), probabilities (numpy).

@@ -42,6 +42,8 @@ def roi_align(maps, strides, boxes, size, samples=2, aligned=False):
             section 3).
         aligned: whether half a cell is subtracted, so that the value of a cell lies in its middle (detectron2), or not
             (torchvision, where regions are also enlarged to one cell at least).
+
+    Gradients pass to the maps; boxes count as constants, as proposals do in both peers.
     """
     channels = maps[0].shape[-1]
     cells = [level.shape[1] * level.shape[2] for level in maps]
@@ -71,7 +73,10 @@ def sample_regions(table, first, height, width, boxes, size, samples, aligned):
         height, width: int32 (N, R), cells of that map.
         boxes: (N, R, 4), in cells of that map.
         size, samples, aligned: as for `roi_align`.
+
+    Gradients pass to the table; boxes count as constants.
     """
+    boxes = ops.stop_gradient(boxes)
     rows = _interpolate(boxes[..., 1], boxes[..., 3], height, size, samples, aligned)
     columns = _interpolate(boxes[..., 0], boxes[..., 2], width, size, samples, aligned)
 
