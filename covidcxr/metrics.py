@@ -327,7 +327,8 @@ def group_difference(
 ) -> tuple[float, float, float]:
     """Mean of the values in the group minus the mean of the others, and its cluster bootstrap interval: (difference, low, high).
 
-    NaN values are left out, and so are resamples that hold none of the group, or none of the others.
+    NaN values are left out, and so are resamples that hold none of the group, or none of the others. With values of one cluster
+    only there is no interval: its ends are NaN.
     """
     every = np.asarray(values, dtype=float)
     kept = np.isfinite(every)
@@ -339,7 +340,7 @@ def group_difference(
         first, second = finite[rows][inside[rows]], finite[rows][~inside[rows]]
         return float(first.mean() - second.mean()) if first.size and second.size else np.nan
 
-    low, high = cluster_bootstrap(difference, labels, seed=seed)
+    low, high = cluster_bootstrap(difference, labels, seed=seed) if np.unique(labels).size > 1 else (np.nan, np.nan)
     return difference(np.arange(finite.size)), low, high
 
 
