@@ -244,7 +244,7 @@ def test_everything_that_a_killed_run_left_behind_is_damaged(finished, reference
 
 
 @pytest.mark.parametrize(("stage", "files"), [
-    ("ct_projection", "covid19_ct_seg/**/*.nii*"), ("start_here", "general_blockchain_cxr/**/*.png"),
+    ("ct_projection", "covid19_ct_seg/COVID-19-CT-Seg_20cases/*.nii*"), ("start_here", "general_blockchain_cxr/images/*"),
 ])
 def test_a_truncated_input_is_named_and_a_restored_one_is_taken(home, finished, reference, draw, stage, files):
     path = draw.choice(sorted(next((home / "cache" / "phantom").glob("smoke-*")).glob(files)))
