@@ -142,6 +142,17 @@ def test_thresholds_are_scored_by_the_mean_over_lesions_and_trainings():
         "test": [SimpleNamespace(name=name, patient="p") for name in "ab"], "truth": [truth, np.zeros_like(truth)],
         "finds": [[found(0.9, 1), found(0.9, 2)], [found(0.4, 2), found(0.9, 2)]],
     }  # fmt: skip
-    means, count = learning("choose_on_training").score(names, [(0.1, 0.5), (0.5, 0.5), (0.1, 0.7)])
-    assert means.to_dict() == {(0.1, 0.5): 0.75, (0.5, 0.5): 0.5, (0.1, 0.7): 1.0}
-    assert count == "1 images with a lesion, of 1 patients; 2 trainings each"
+    scored = learning("choose_on_training").score(names, [(0.1, 0.5), (0.5, 0.5), (0.1, 0.7)])
+    assert scored.index.tolist() == [("a", "p")]
+    assert scored.mean().to_dict() == {(0.1, 0.5): 0.75, (0.5, 0.5): 0.5, (0.1, 0.7): 1.0}
+
+
+def test_other_parameters_are_taken_only_where_pairs_of_images_show_a_gain():
+    verdict, own, other = learning("choose_on_training").verdict, (12, 0.1, 0.5), (12, 0.1, 0.3)
+    index = pd.MultiIndex.from_arrays([list("abcdef"), list("uvwxyz")], names=["case", "patient"])
+    scores = pd.DataFrame({own: [0.2, 0.4, 0.5, 0.6, 0.7, 0.8]}, index=index)
+    assert verdict(pd.DataFrame({own: scores[own], other: 0.0}), own, 0).endswith("which is what the profile has")
+    gains = scores[own] + [0.05, 0.04, 0.06, 0.05, 0.03, 0.07]
+    assert verdict(pd.DataFrame({own: scores[own], other: gains}), own, 0).endswith("by 0.050 [0.040, 0.060]. Take it.")
+    luck = scores[own] + [0.3, -0.05, -0.04, -0.03, 0.0, -0.05]
+    assert verdict(pd.DataFrame({own: scores[own], other: luck}), own, 0).endswith("the interval holds zero.")
