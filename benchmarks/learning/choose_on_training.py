@@ -92,7 +92,7 @@ def verdict(images: pd.DataFrame, own: tuple[int, float, float], seed: int) -> s
         return f"{said}, which is what the profile has"
     patients = images.index.get_level_values("patient")
     ahead, low, high, _ = metrics.paired_difference(images[best], images[own], patients, seed=seed)
-    shown = "Take it." if low > 0 else "Not shown to be better: the interval holds zero."
+    shown = "Take it." if low > 0 else "Not shown to be better."
     return f"{said}, ahead of the profile's {own[0]}, {own[1]:g} and {own[2]:g} by {ahead:.3f} [{low:.3f}, {high:.3f}]. {shown}"
 
 
