@@ -46,12 +46,8 @@ def keras_backend() -> str:
     """
     home = os.path.expanduser("~")
     folder = os.environ.get("KERAS_HOME") or os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
-    try:
-        settings = paths.parse_json((Path(os.path.expanduser(folder)) / "keras.json").read_bytes())
-    except (OSError, ValueError):  # there is none, or Keras can't read it either
-        settings = None
-    chosen = settings.get("backend") if isinstance(settings, dict) else None
-    return os.environ.get("KERAS_BACKEND") or str(chosen or "tensorflow")
+    settings = paths.json_mapping(Path(os.path.expanduser(folder)) / "keras.json")
+    return os.environ.get("KERAS_BACKEND") or str(settings.get("backend") or "tensorflow")
 
 
 def code_parts(notebook: Path, extra_modules: Iterable[str] = ()) -> dict[str, str]:

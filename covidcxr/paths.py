@@ -84,6 +84,15 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(f"{path}: not a readable {what} ({type(error).__name__}: {error})") from error
 
 
+def json_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is no file, it can't be read, or it holds something else."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def parse_json(content: bytes) -> Any:
     """JSON as plain data.
 

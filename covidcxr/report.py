@@ -247,7 +247,7 @@ class Pictures:
         }
         label = f"{stage.name}/{figure['file']}"
         kind = path.suffix.lower()
-        if kind not in (".png", ".svg"):
+        if kind not in MIME:
             self.problems.append(f"{label}: only PNG and SVG pictures can be shown.")
             return shown | {"link": ""}
         try:
@@ -257,8 +257,9 @@ class Pictures:
         except OSError as error:
             self.problems.append(f"{label} can't be read: {error.strerror or error}.")
             return shown | {"link": ""}
-        source = content if kind == ".svg" else as_webp(content)
-        if source is None or (kind == ".svg" and not content.lstrip().startswith((b"<?xml", b"<svg"))):
+        is_svg = content.lstrip().startswith((b"<?xml", b"<svg"))
+        source = as_webp(content) if kind == ".png" else content if is_svg else None
+        if source is None:
             large = f", has a side of more than {PICTURE_SIDE} pixels" if kind == ".png" else ""
             self.problems.append(f"{label} is no {kind[1:].upper()} picture{large}, or is damaged.")
             return shown | {"link": ""}

@@ -304,11 +304,7 @@ def run_command(profile: str, stage: str, overrides: Iterable[str] = ()) -> str:
 
 def read_record(stage_folder: Path, name: str = "run.json") -> dict[str, Any]:
     """The completion record of a stage's folder; empty when there is none or it can't be read."""
-    try:
-        record = paths.parse_json((stage_folder / name).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return paths.json_mapping(stage_folder / name)
 
 
 def _finished_data(folder: Path) -> str | None:

@@ -54,3 +54,15 @@ def test_docstrings_of_modules_change_nothing(tmp_path):
         path.write_text(f'def f():\n    """{text}"""\n    return 1\n')
         forms.add(fingerprint._module_facts("covidcxr.module", path, 0)[0])
     assert len(forms) == 1
+
+
+@pytest.mark.parametrize(("settings", "chosen", "backend"), [
+    ('{"backend": "torch"}', "jax", "jax"), ('{"backend": "torch"}', "", "torch"), ("{}", "", "tensorflow"),
+    ("{", "", "tensorflow"), (None, "", "tensorflow"),
+])  # fmt: skip
+def test_the_backend_is_the_one_that_keras_takes(tmp_path, monkeypatch, settings, chosen, backend):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", chosen)
+    if settings is not None:
+        (tmp_path / "keras.json").write_text(settings)
+    assert fingerprint.keras_backend() == backend

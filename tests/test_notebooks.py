@@ -68,7 +68,7 @@ def test_all_imports_stand_in_one_cell(cells):
 
 
 def test_cells_are_short_and_prose_balances_code(cells):
-    assert 30 <= len(cells) <= 48
+    assert 30 <= len(cells) <= 45
     lists, steps = code(cells)[:2], code(cells)[2:]  # parameters and imports are looked up, not read
     assert max(len(source(cell).splitlines()) for cell in lists) <= 30
     assert max(len(source(cell).splitlines()) for cell in steps) <= 25

@@ -221,18 +221,6 @@ def test_another_backend_makes_other_results_of_stages_with_networks(small_study
     assert changed["first"].startswith("done")
 
 
-@pytest.mark.parametrize(("settings", "chosen", "backend"), [
-    ('{"backend": "torch"}', "jax", "jax"), ('{"backend": "torch"}', "", "torch"), ("{}", "", "tensorflow"),
-    ("{", "", "tensorflow"), (None, "", "tensorflow"),
-])  # fmt: skip
-def test_the_backend_is_the_one_that_keras_takes(tmp_path, monkeypatch, settings, chosen, backend):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setenv("KERAS_BACKEND", chosen)
-    if settings is not None:
-        (tmp_path / "keras.json").write_text(settings)
-    assert fingerprint.keras_backend() == backend
-
-
 def test_values_reach_the_notebook_as_they_were_given(small_study):
     odd = """a\\b "c" 'd' {e} $HOME `f` ü; # g"""
     run(small_study, "alone", "--set", f"alone.data={odd}")
